@@ -1,0 +1,180 @@
+"""The Gymnasium environments: thin stateful adapters around envs.denoising.DenoisingProcess.
+
+| space       | content                                                                                          |
+|-------------|--------------------------------------------------------------------------------------------------|
+| observation | Dict: ``x`` Box(c, h, w) float32 in model units, ``sigma`` Box(1,) float32, 0 at the end          |
+| action      | Box(c, h, w) float32: the denoised prediction, model units                                       |
+| reward      | 0, then at sigma = 0 the physics reward of the finished sample (default: -mean square residual)   |
+
+``terminated`` at sigma = 0, ``truncated`` never. Arguments: resolution, num_steps, solver, operator, reward.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from envs import seeding
+from envs.denoising import DenoisingProcess, Solver, State
+from envs.pdes import make_pde
+from envs.rewards import Reward, RewardOutput, physics_reward
+
+DEFAULT_STEPS = 20
+
+
+class _Episode:
+    """What both environments share: the PDE, the process, the reward and the spaces of one sample."""
+
+    def __init__(
+        self, env_id: str, resolution: int | None, num_steps: int, solver: Solver, operator: str, reward: Reward | None
+    ) -> None:
+        self.pde = make_pde(env_id, resolution)
+        self.process = DenoisingProcess(num_steps, solver)
+        self.reward = physics_reward(self.pde, operator=operator) if reward is None else reward
+        fields = Box(-np.inf, np.inf, self.pde.shape, np.float32)
+        sigma = Box(0.0, np.float32(self.process.sigmas[0]), (1,), np.float32)
+        self.observation_space = Dict({"x": fields, "sigma": sigma})
+        self.action_space = Box(-np.inf, np.inf, self.pde.shape, np.float32)
+
+    def final_reward(self, state: State) -> RewardOutput:
+        return self.reward(self.pde.normalizer.to_physical(state.x))
+
+
+class DenoisingEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """One sample, numpy in and out. ``info`` of the last step holds ``fields`` (physical units) and ``violations``."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own declaration)
+
+    def __init__(
+        self,
+        env_id: str,
+        resolution: int | None = None,
+        num_steps: int = DEFAULT_STEPS,
+        solver: Solver = "heun",
+        operator: str = "",
+        reward: Reward | None = None,
+    ) -> None:
+        self._episode = _Episode(env_id, resolution, num_steps, solver, operator, reward)
+        self.observation_space = self._episode.observation_space
+        self.action_space = self._episode.action_space
+        self._state: State | None = None
+
+    def _observation(self, state: State) -> dict[str, np.ndarray]:
+        x, sigma = self._episode.process.observe(state)
+        return {"x": x[0].numpy(), "sigma": np.array([sigma], dtype=np.float32)}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        super().reset(seed=seed)
+        noise = self.np_random.standard_normal((1, *self._episode.pde.shape), dtype=np.float32)
+        self._state = self._episode.process.initial(torch.from_numpy(noise))
+        return self._observation(self._state), {}
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before step")
+        episode = self._episode
+        denoised = torch.from_numpy(np.asarray(action, dtype=np.float32))
+        if tuple(denoised.shape) != episode.pde.shape:
+            raise ValueError(f"expected an action of shape {episode.pde.shape}, got {tuple(denoised.shape)}")
+        self._state = episode.process.transition(self._state, denoised[None])
+        if not episode.process.terminal(self._state):
+            return self._observation(self._state), 0.0, False, False, {}
+        output = episode.final_reward(self._state)
+        info = {
+            "fields": episode.pde.normalizer.to_physical(self._state.x)[0].numpy(),
+            "violations": {name: float(v[0]) for name, v in output.violations.items()},
+        }
+        return self._observation(self._state), float(output.reward[0]), True, False, info
+
+
+class DenoisingVectorEnv(VectorEnv[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]):
+    """``num_envs`` samples in lockstep, torch tensors in and out; gradients pass from the rewards to the actions.
+
+    All sub-environments end together (``AutoresetMode.DISABLED``). ``reset(seed=s, options={"sample_ids": ids,
+    "stream": name})`` starts the samples with these ids: the same noise whatever the batch they are in. Without ids the
+    count goes on from the last reset. ``info`` of the last step holds ``fields`` and ``violations``.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012  (Gymnasium's own declaration)
+
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int = 1,
+        resolution: int | None = None,
+        num_steps: int = DEFAULT_STEPS,
+        solver: Solver = "heun",
+        operator: str = "",
+        reward: Reward | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self._episode = _Episode(env_id, resolution, num_steps, solver, operator, reward)
+        self.num_envs, self.device, self.dtype = num_envs, device, dtype
+        self.single_observation_space = self._episode.observation_space
+        self.single_action_space = self._episode.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.pde, self.process = self._episode.pde, self._episode.process
+        self._state: State | None = None
+        self._seed = 0
+        self._next_id = 0
+
+    @property
+    def state(self) -> State:
+        """The process's own state, for whoever continues the episode elsewhere (the learner's replay)."""
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset first")
+        return self._state
+
+    def _observation(self, state: State) -> dict[str, torch.Tensor]:
+        x, sigma = self.process.observe(state)
+        return {"x": x, "sigma": x.new_full((self.num_envs, 1), sigma)}
+
+    def _sample_ids(self, options: dict[str, Any]) -> Sequence[int]:
+        ids = options.get("sample_ids", range(self._next_id, self._next_id + self.num_envs))
+        if len(ids) != self.num_envs:
+            raise ValueError(f"sample_ids must name {self.num_envs} samples, got {len(ids)}")
+        self._next_id = max(ids) + 1
+        return ids
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        options = options or {}
+        mask = options.get("reset_mask")
+        if mask is not None and not np.all(mask):
+            raise ValueError("all sub-environments end together: reset_mask must be all True")
+        if isinstance(seed, list):
+            raise ValueError("one seed for all samples: each sample id has a generator of its own")
+        if seed is not None:
+            self._seed, self._next_id = seed, 0
+        ids = self._sample_ids(options)
+        noise = seeding.normal(self._seed, options.get("stream", "env"), ids, self.pde.shape)
+        self._state = self.process.initial(noise.to(self.device, self.dtype))
+        return self._observation(self._state), {"sample_ids": np.asarray(ids)}
+
+    def step(
+        self, actions: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        denoised = torch.as_tensor(actions, dtype=self.dtype, device=self.device)
+        if tuple(denoised.shape) != (self.num_envs, *self.pde.shape):
+            raise ValueError(f"expected actions of shape {(self.num_envs, *self.pde.shape)}, got {tuple(denoised.shape)}")
+        self._state = self.process.transition(self.state, denoised)
+        ended = self.process.terminal(self._state)
+        flags = torch.full((self.num_envs,), ended)
+        never = torch.zeros(self.num_envs, dtype=torch.bool)
+        if not ended:
+            return self._observation(self._state), denoised.new_zeros(self.num_envs), flags, never, {}
+        output = self._episode.final_reward(self._state)
+        info = {"fields": self.pde.normalizer.to_physical(self._state.x), "violations": output.violations}
+        return self._observation(self._state), output.reward, flags, never, info

@@ -1,0 +1,41 @@
+"""Derivatives on uniform grids: spectral on periodic axes, finite differences with the boundary named."""
+
+import torch
+import torch.nn.functional as F
+
+
+def wavenumbers(size: int, extent: float, like: torch.Tensor) -> torch.Tensor:
+    """Angular wavenumbers 2 pi k / extent of ``rfft`` (size//2 + 1,)."""
+    k = torch.arange(size // 2 + 1, dtype=like.dtype, device=like.device)
+    return 2 * torch.pi * k / extent
+
+
+def spectral_derivative(u: torch.Tensor, extent: float, order: int = 1) -> torch.Tensor:
+    """d^order u / dx^order along the last, periodic axis. Odd orders drop the Nyquist mode (it has no sign)."""
+    size = u.shape[-1]
+    factor = (1j * wavenumbers(size, extent, u)) ** order
+    if order % 2 and size % 2 == 0:
+        factor[-1] = 0
+    return torch.fft.irfft(torch.fft.rfft(u) * factor, n=size)
+
+
+def zero_pad_spectrum(spectrum: torch.Tensor, size: int, padded: int) -> torch.Tensor:
+    """rfft coefficients of ``size`` points to those of ``padded`` points, scaled so that grid values are kept.
+
+    The Nyquist coefficient of the coarse grid is shared between +k and -k: the interpolant is real and
+    passes through every grid value, so no mode of the coarse grid is lost.
+    """
+    if padded <= size:
+        raise ValueError(f"padded size must exceed {size}, got {padded}")
+    scaled = spectrum * (padded / size)
+    if size % 2 == 0:
+        scaled = torch.cat([scaled[..., :-1], 0.5 * scaled[..., -1:]], dim=-1)
+    return F.pad(scaled, (0, padded // 2 + 1 - scaled.shape[-1]))
+
+
+def central_difference_replicate(u: torch.Tensor, spacing: float, dim: int) -> torch.Tensor:
+    """(u_{i+1} - u_{i-1}) / 2h along dim -1 or -2 of (b, c, h, w), edges replicated (first-order zero slope there)."""
+    padded = F.pad(u, (1, 1, 0, 0) if dim == -1 else (0, 0, 1, 1), mode="replicate")
+    size = u.shape[dim]
+    return (padded.narrow(dim, 2, size) - padded.narrow(dim, 0, size)) / (2 * spacing)
+

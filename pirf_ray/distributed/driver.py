@@ -1,0 +1,136 @@
+"""The driver's side: connect to or start Ray, check the resources, run the learner and its actors."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from pirf_ray.config import ConfigError, TrainConfig
+from pirf_ray.distributed.actors import start_actors
+from pirf_ray.distributed.train_loop import train_loop
+from pirf_ray.runs import RunDirectory
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 0.5
+MEMORY_STORE_BYTES = 256 * 1024 * 1024
+
+
+def required(config: TrainConfig) -> dict[str, float]:
+    """CPUs and GPUs that a run reserves."""
+    r, w = config.rollout, config.learner
+    return {
+        "CPU": r.actors * r.actor_cpus + w.workers * w.worker_cpus,
+        "GPU": r.actors * r.actor_gpus + w.workers * w.worker_gpus,
+    }
+
+
+def check_resources(config: TrainConfig, available: dict[str, float]) -> None:
+    """ConfigError that says what is missing, before anything is placed."""
+    for kind, need in required(config).items():
+        have = available.get(kind, 0.0)
+        if need > have + 1e-6:
+            raise ConfigError(
+                f"--actors {config.rollout.actors} and --workers {config.learner.workers} need {need:g} {kind}s "
+                f"(--actor-{kind.lower()}s {getattr(config.rollout, f'actor_{kind.lower()}s'):g} and "
+                f"--worker-{kind.lower()}s {getattr(config.learner, f'worker_{kind.lower()}s'):g} each), "
+                f"the cluster has {have:g}"
+            )
+
+
+def local_resources() -> dict[str, float]:
+    """What a local Ray would have."""
+    import torch
+
+    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+
+
+def connect(config: TrainConfig, address: str | None) -> None:
+    """Join the cluster at ``address`` (or RAY_ADDRESS), or start Ray here with every port on loopback; check resources."""
+    if ray.is_initialized():
+        check_resources(config, ray.cluster_resources())
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    else:
+        have = local_resources()
+        check_resources(config, have)
+        ray.init(
+            num_cpus=int(have["CPU"]),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=MEMORY_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+        )
+    check_resources(config, ray.cluster_resources())
+
+
+def make_trainer(run: RunDirectory, actors: list[object]) -> TorchTrainer:
+    config = run.config
+    resources = {"CPU": config.learner.worker_cpus}
+    if config.learner.worker_gpus:
+        resources["GPU"] = config.learner.worker_gpus
+    return TorchTrainer(
+        train_loop,
+        train_loop_config={"run": str(run.paths.root), "actors": actors},
+        scaling_config=ScalingConfig(
+            num_workers=config.learner.workers, use_gpu=config.learner.worker_gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=str(run.paths.root),
+            failure_config=FailureConfig(max_failures=config.learner.max_failures, controller_failure_limit=3),
+        ),
+    )
+
+
+def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
+    """Run the learner to its end; ``on_poll`` is called about twice a second. Ray must be connected.
+
+    Ctrl-C asks the learner to end after its present update, with a checkpoint, and raises KeyboardInterrupt afterwards.
+    The learner's failure is raised here.
+    """
+    actors = start_actors(run.config, run.paths.base)
+    trainer = make_trainer(run, actors)
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # re-raised by the driver's main thread, below
+            failure.append(error)
+
+    # In a thread of its own: on the main thread Ray Train's SIGINT handler would kill the learner before its checkpoint.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    interrupted = False
+    while thread.is_alive():
+        try:
+            thread.join(POLL_SECONDS)
+            on_poll()
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            interrupted = True
+            run.stop_file.touch()
+    for actor in actors:
+        ray.kill(actor)
+    run.stop_file.unlink(missing_ok=True)
+    if failure:
+        raise failure[0]
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def absolute(path: Path) -> Path:
+    """Workers run in a session folder: they need absolute paths."""
+    return path.expanduser().resolve()

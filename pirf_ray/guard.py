@@ -1,0 +1,99 @@
+"""The fidelity guard: while training goes on, samples from seeds of their own are compared with held-out solver data.
+
+Tuned and base samples start from the same noise, so their difference is far less noisy than either. Outside the limits
+no checkpoint is kept, and after ``guard_patience`` such evaluations in a row training ends at the best one inside.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from envs import seeding
+from envs.denoising import DenoisingProcess, State
+from envs.pdes import PDE
+from pirf_ray.config import GuardSettings
+from pirf_ray.evaluation.fidelity import energy_distance
+from pirf_ray.policy import Policy
+from pirf_ray.rollout import advance, finish
+
+GUARD_STREAM = "guard"
+VALIDATION_STREAM = "validation"
+GUARD_REAL = 1024
+GUARD_BATCH = 64
+
+
+@dataclass
+class GuardState:
+    """What the guard remembers; part of every checkpoint."""
+
+    kept_update: int = 0
+    kept_residual: float | None = None
+    outside_in_a_row: int = 0
+    stopped: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class Guard:
+    """Measures a policy on fixed noise. The part of each sample that the base model makes is made once."""
+
+    def __init__(
+        self, settings: GuardSettings, pde: PDE, process: DenoisingProcess, policy: Policy, *, seed: int, operator: str
+    ) -> None:
+        self.settings, self.pde, self.process, self.operator = settings, pde, process, operator
+        self.state = GuardState()
+        self.real = pde.solve(seed, VALIDATION_STREAM, range(GUARD_REAL)).float()
+        self.floor = pde.residual(self.real.double(), operator).mean().item()
+        self._starts: list[State] = []
+        base_outputs = []
+        device = next(policy.base.parameters()).device
+        shared = policy.switch_step(process) if policy.scope == "tail" else 0
+        with torch.no_grad():
+            for ids in seeding.chunks(settings.guard_samples, GUARD_BATCH):
+                noise = seeding.normal(seed, GUARD_STREAM, ids, pde.shape).float().to(device)
+                start = advance(process, policy.base_from, process.initial(noise), shared)
+                self._starts.append(start)
+                base_outputs.append(finish(process, policy.base_from, start).cpu())
+        base = pde.normalizer.to_physical(torch.cat(base_outputs))
+        self.base_std = base.std().item()
+        self.base_energy = energy_distance(base, self.real)
+        self.base_residual = pde.residual(base.double(), operator).mean().item()
+
+    @torch.no_grad()
+    def measure(self, policy: Policy) -> dict[str, float]:
+        """Figures of the policy on the guard's noise, and whether they are inside the limits."""
+        x = torch.cat([finish(self.process, policy.denoiser_from, start).cpu() for start in self._starts])
+        fields = self.pde.normalizer.to_physical(x)
+        residual = self.pde.residual(fields.double(), self.operator)
+        amplitude = fields.std().item() / self.base_std
+        energy = energy_distance(fields, self.real) / self.base_energy
+        s = self.settings
+        mean = residual.mean().item()
+        # A residual below the floor is a hacked reward: it counts as outside.
+        inside = abs(amplitude - 1) <= s.guard_amplitude and energy <= s.guard_energy and mean >= self.floor
+        return {
+            "guard/residual": mean,
+            "guard/residual_median": residual.median().item(),
+            "guard/over_floor": mean / self.floor,
+            "guard/base_residual": self.base_residual,
+            "guard/amplitude_ratio": amplitude,
+            "guard/energy_ratio": energy,
+            "guard/amplitude_limit": s.guard_amplitude,
+            "guard/energy_limit": s.guard_energy,
+            "guard/inside": float(inside),
+        }
+
+    def judge(self, update: int, figures: dict[str, float]) -> bool:
+        """Take note of an evaluation; True if this update is the best one inside the limits so far."""
+        state = self.state
+        if not figures["guard/inside"]:
+            state.outside_in_a_row += 1
+            state.stopped = state.outside_in_a_row >= self.settings.guard_patience
+            return False
+        state.outside_in_a_row = 0
+        best = state.kept_residual is None or figures["guard/residual"] < state.kept_residual
+        if best:
+            state.kept_update, state.kept_residual = update, figures["guard/residual"]
+        return best

@@ -1,0 +1,54 @@
+"""Fine-tuning presets: one code path at three scales."""
+
+from collections.abc import Callable
+
+from pirf_ray.config import (
+    EvaluationSettings,
+    GuardSettings,
+    LearnerSettings,
+    OptimizerSettings,
+    PirfSettings,
+    RegularizationSettings,
+    RolloutSettings,
+    SamplerSettings,
+    TrainConfig,
+)
+
+
+def smoke(env: str) -> TrainConfig:
+    """Seconds, on the small preset's base model: for tests."""
+    return TrainConfig(
+        env=env,
+        sampler=SamplerSettings(num_steps=5),
+        pirf=PirfSettings(truncation=2),
+        optimizer=OptimizerSettings(updates=4, batch=8, micro_batch=8),
+        rollout=RolloutSettings(actors=2, actor_cpus=0.25, chunk=4, pool=16, pool_start=8, pool_growth=4),
+        learner=LearnerSettings(worker_cpus=0.25, worker_threads=1, checkpoint_every=2),
+        guard=GuardSettings(guard_samples=8, guard_every=2, guard_amplitude=0.5, guard_energy=2.0),
+        evaluation=EvaluationSettings(samples=8, real=64),
+    )
+
+
+def small(env: str) -> TrainConfig:
+    """Minutes on two cores: 32x32 fields, the shipped base model."""
+    return TrainConfig(env=env)
+
+
+def paper(env: str) -> TrainConfig:
+    """128x128 on one GPU that learner and actors share; settings of Yuan et al. 2025 (arXiv 2509.20570)."""
+    return TrainConfig(
+        env=env,
+        resolution=128,
+        pirf=PirfSettings(truncation=2, scope="all", levels=1, layer_mode="freeze", reward_form="plain", condition_weight=0.0),
+        regularization=RegularizationSettings(l2=1.0, anchor=0.0),
+        optimizer=OptimizerSettings(updates=2000, batch=40, micro_batch=20, learning_rate=1e-4, ema_decay=0.99),
+        rollout=RolloutSettings(
+            actors=2, actor_cpus=1, actor_gpus=0.2, actor_threads=4, chunk=20, strategy="fresh", reuse=1, staleness=1
+        ),
+        learner=LearnerSettings(worker_cpus=1, worker_gpus=0.5, worker_threads=4, checkpoint_every=100),
+        guard=GuardSettings(guard_samples=256, guard_every=100),
+        evaluation=EvaluationSettings(samples=1600, real=2048),
+    )
+
+
+PRESETS: dict[str, Callable[[str], TrainConfig]] = {"smoke": smoke, "small": small, "paper": paper}

@@ -1,0 +1,25 @@
+"""Regularizers: what holds the tuned model to the pretrained one."""
+
+import torch
+import torch.nn.functional as F
+
+ANCHOR_POOL = 4
+
+
+def low_pass(x: torch.Tensor) -> torch.Tensor:
+    """LP: averages over 4x4 cells, (b, c, h, w) -> (b, c, h/4, w/4)."""
+    return F.avg_pool2d(x, ANCHOR_POOL)
+
+
+def output_anchor(x: torch.Tensor, base_output: torch.Tensor) -> torch.Tensor:
+    """||LP(x_0 - x_0^base)||^2 / ||x_0^base||^2, (b,), mean squares over the (low-passed) grid; x in model units (b, c, h, w).
+
+    Holds the large scales, which the base model has right, and leaves the small ones, which it has wrong, to the reward.
+    """
+    change = low_pass(x - base_output).square().flatten(1).mean(1)
+    return change / base_output.square().flatten(1).mean(1).clamp_min(1e-12)
+
+
+def weight_distance(tensors: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> torch.Tensor:
+    """sum ||theta - theta_0||^2 over the learning weights, theta_0 the pretrained ones (scalar)."""
+    return torch.stack([(tensor - reference[name]).square().sum() for name, tensor in tensors.items()]).sum()

@@ -1,0 +1,39 @@
+"""Replay of the last K steps with gradient: the objective's forward pass. No Ray."""
+
+from dataclasses import dataclass
+
+import torch
+
+from envs.denoising import DenoisingProcess, State
+from envs.normalization import Normalizer
+from envs.rewards import Reward, RewardOutput
+from pirf_ray.policy import Policy
+from pirf_ray.regularization import output_anchor
+from pirf_ray.rollout import Prefix, finish
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """Loss terms of a replayed batch, per sample (b,), and what they were computed from."""
+
+    x: torch.Tensor
+    reward: RewardOutput
+    anchor: torch.Tensor | None
+
+
+def replay(process: DenoisingProcess, policy: Policy, x: torch.Tensor, step: int) -> torch.Tensor:
+    """x_0 (b, c, h, w) from the state x at the start of ``step``, every later evaluation on the autograd graph."""
+    return finish(process, policy.denoiser_from, State(x=x, step=step))
+
+
+def replay_rewards(
+    process: DenoisingProcess, policy: Policy, reward: Reward, normalizer: Normalizer, prefix: Prefix, *, anchored: bool
+) -> Replayed:
+    """Replay a prefix and reward the finished samples. Needs ``prefix.base_output`` if anchored."""
+    x = replay(process, policy, prefix.x, prefix.step)
+    anchor = None
+    if anchored:
+        if prefix.base_output is None:
+            raise ValueError("the output anchor needs the base model's output of each prefix")
+        anchor = output_anchor(x, prefix.base_output)
+    return Replayed(x=x, reward=reward(normalizer.to_physical(x)), anchor=anchor)

@@ -1,0 +1,122 @@
+"""A whole run, from the driver's side: check, fine-tune on Ray, evaluate, draw."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.datasets import validate
+from envs.pdes import make_pde
+from pirf_ray import checkpoints, truncation, zoo
+from pirf_ray.checkpoints import CheckpointError, ModelInfo
+from pirf_ray.config import ConfigError, TrainConfig
+from pirf_ray.evaluation.run import Evaluation, Progress, evaluate_policy
+from pirf_ray.runs import RunDirectory, load_policy
+
+log = logging.getLogger(__name__)
+SHOWN_SAMPLES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    updates: int
+    finished: bool
+    stopped_by_guard: bool
+    kept_update: int
+
+    def sentence(self, asked: int) -> str:
+        if self.stopped_by_guard:
+            return (
+                f"the fidelity guard ended the training after {self.updates} of {asked} updates; "
+                f"kept is the best model inside its limits, of update {self.kept_update}"
+            )
+        return f"{self.updates} of {asked} updates; kept is update {self.kept_update}, the best one inside the guard's limits"
+
+
+def check_base(path: Path, config: TrainConfig) -> ModelInfo:
+    """Everything about the base model that could stop a run, before anything is started. CheckpointError names the file."""
+    info, meta = checkpoints.load_meta(path)
+    if meta.get("kind") != "base":
+        raise CheckpointError(f"--base {path}: a {meta.get('kind')} checkpoint, expected a base model")
+    if info.env_id != config.env:
+        raise CheckpointError(f"--base {path}: a model of {info.env_id}, expected {config.env}")
+    if info.resolution != config.resolution:
+        raise CheckpointError(
+            f"--base {path}: a model at resolution {info.resolution}, expected --resolution {config.resolution}"
+        )
+    _, denoiser = checkpoints.load_denoiser(path)
+    truncation.learning_names(denoiser, config.pirf.levels)
+    return info
+
+
+def check(config: TrainConfig, *, base: Path | None, data: Path | None) -> Path:
+    """Validate what a new run needs; returns the base model's directory."""
+    pde = make_pde(config.env, config.resolution)
+    operator = config.pirf.operator
+    if operator and operator not in pde.operators:
+        raise ConfigError(f"--operator {operator!r} is not one of {config.env}; known: {sorted(pde.operators)}")
+    path = base if base is not None else zoo.find(config.env, config.resolution)
+    check_base(path, config)
+    if data is not None:
+        validate(data, pde)
+    return path
+
+
+def outcome(run: RunDirectory) -> Outcome:
+    """Read back what the learner wrote at its end."""
+    data = checkpoints.read_json(run.paths.root / "outcome.json")
+    guard = data["guard"]
+    return Outcome(
+        updates=data["updates"],
+        finished=data["finished"],
+        stopped_by_guard=guard["stopped"],
+        kept_update=guard["kept_update"],
+    )
+
+
+def evaluate_run(run: RunDirectory, ending: Outcome, *, data: Path | None, progress: Progress) -> Evaluation:
+    """Evaluate the kept model on seeds that nothing before has seen, write result.json, samples.h5 and report.png."""
+    from pirf_ray.evaluation.report import draw_report  # matplotlib takes seconds to import
+    from pirf_ray.evaluation.samples import write_samples
+
+    config = run.config
+    info, policy, _ = load_policy(run.paths.root)
+    pde = info.pde()
+    if torch.cuda.is_available():
+        policy.to("cuda")
+    else:
+        policy.base.to(memory_format=torch.channels_last)
+        policy.tuned.to(memory_format=torch.channels_last)
+    e = config.evaluation
+    evaluation = evaluate_policy(
+        pde, policy, config.sampler, samples=e.samples, real=e.real, seed=config.seed, data=data, progress=progress
+    )
+    result = {**evaluation.result, "kept_update": ending.kept_update, "ending": ending.sentence(config.optimizer.updates)}
+    checkpoints.write_json(run.paths.result, result)
+    write_samples(run.paths.samples, pde, evaluation.sets, {"seed": config.seed, "stream": "evaluation"})
+    shown = {name: fields[:SHOWN_SAMPLES].numpy() for name, fields in evaluation.sets.items()}
+    draw_report(run.paths.report, pde=pde, history=run.history(), result=result, samples=shown)
+    return replace(evaluation, result=result)
+
+
+def run_training(run: RunDirectory, *, address: str | None, on_poll: Callable[[], None]) -> Outcome:
+    """Fine-tune on Ray to the end (or the guard's stop). KeyboardInterrupt after a clean, resumable stop."""
+    from pirf_ray.distributed import driver  # Ray takes seconds to import, and bad input must be told before
+
+    started = time.perf_counter()
+    driver.connect(run.config, address)
+    log.info("Ray is up after %.1f s", time.perf_counter() - started)
+    driver.run_distributed(run, on_poll)
+    return outcome(run)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """result.json as text."""
+    return json.dumps(result, indent=2)

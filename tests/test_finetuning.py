@@ -1,0 +1,239 @@
+"""The canonical loop in one process: learner, regularizers, guard, checkpoints, resume."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import RESOLUTION, fresh_rollouts, tiny_config, tiny_denoiser, tiny_info, write_base
+
+from pirf_ray import checkpoints
+from pirf_ray.checkpoints import CheckpointError
+from pirf_ray.communication import SingleProcess
+from pirf_ray.config import GuardSettings, OptimizerSettings, PirfSettings, RegularizationSettings, TrainConfig
+from pirf_ray.finetuning import FineTuning
+from pirf_ray.learner import Learner, TrainingDiverged, make_policy
+from pirf_ray.regularization import output_anchor, weight_distance
+from pirf_ray.rollout import Prefix, generate
+from pirf_ray.runs import RunDirectory, RunExistsError, config_from_json, load_policy
+from pirf_ray.sources import LocalSource
+
+CPU = torch.device("cpu")
+EXACT = {"pirf": PirfSettings(truncation=2, scope="all"), "rollout": fresh_rollouts()}
+
+
+def tuning(config: TrainConfig, run: RunDirectory | None = None) -> FineTuning:
+    base = run.load_base()[1] if run else tiny_denoiser()
+    source = LocalSource(config, make_policy(config, base))
+    return FineTuning(config, tiny_info(), base, source=source, communicator=SingleProcess(), device=CPU, run=run)
+
+
+def start(path: Path, config: TrainConfig) -> RunDirectory:
+    return RunDirectory.create(path / "run", config, write_base(path / "base"))
+
+
+def learner(config: TrainConfig) -> Learner:
+    return Learner(config, tiny_denoiser(), tiny_info().pde(), SingleProcess(), CPU)
+
+
+def prefix(config: TrainConfig, count: int = 4, seed: int = 0) -> Prefix:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, 1, RESOLUTION, RESOLUTION)
+    return Prefix(
+        x=0.2 * torch.randn(shape, generator=generator),
+        step=config.prefix_steps,
+        sample_ids=tuple(range(count)),
+        policy_version=0,
+        base_output=0.2 * torch.randn(shape, generator=generator),
+    )
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("groups", [EXACT, {}, {**EXACT, "rollout": fresh_rollouts(reuse=2, staleness=1)}], ids=["all", "pool", "reuse"])
+def test_training_lowers_the_residual_and_is_repeatable(groups: dict) -> None:
+    config = tiny_config(**{**groups, "optimizer": OptimizerSettings(updates=6, batch=4, micro_batch=4, learning_rate=3e-3)})
+    runs = []
+    for _ in range(2):
+        records: list[dict] = []
+        run = tuning(config)
+        run.fit(records.append)
+        runs.append(run.learner.weights())
+    assert records[-1]["guard/residual"] < 0.9 * records[-1]["guard/base_residual"]
+    assert_equal(runs[0], runs[1])
+    assert max(r["rollout/staleness_max"] for r in records) <= config.rollout.staleness
+
+
+def test_exact_mode_learns_from_every_sample_once() -> None:
+    records: list[dict] = []
+    tuning(tiny_config(**EXACT)).fit(records.append)
+    assert [i for r in records for i in r["rollout/sample_ids"]] == list(range(24))
+
+
+@pytest.mark.parametrize("groups", [EXACT, {}], ids=["all", "pool"])
+@pytest.mark.parametrize("interrupted_at", [2, 3])
+def test_resumed_equals_never_interrupted_bit_for_bit(tmp_path: Path, groups: dict, interrupted_at: int) -> None:
+    config = tiny_config(**groups)
+    whole = start(tmp_path / "whole", config)
+    uninterrupted = tuning(config, whole)
+    uninterrupted.fit()
+
+    run = start(tmp_path / "parts", config)
+    first = tuning(config, run)
+    first.fit(lambda record: run.stop_file.touch() if record["update"] == interrupted_at - 1 else None)
+    assert first.update == interrupted_at
+    run.stop_file.unlink()
+    second = tuning(config, run)
+    assert second.update == interrupted_at
+    second.fit()
+
+    assert_equal(second.learner.weights(), uninterrupted.learner.weights())
+    assert_equal(second.learner.ema.tensors, uninterrupted.learner.ema.tensors)
+    assert [r["update"] for r in run.history()] == [1, 2, 3, 4, 5, 6]
+    for ours, theirs in zip(run.history(), whole.history(), strict=True):
+        assert {k: v for k, v in ours.items() if "timing" not in k and "per_second" not in k} == {
+            k: v for k, v in theirs.items() if "timing" not in k and "per_second" not in k
+        }
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_without_holes_or_doubles(tmp_path: Path) -> None:
+    config = tiny_config(**EXACT)
+    run = start(tmp_path, config)
+
+    class Killed(Exception):
+        pass
+
+    def kill(record: dict) -> None:
+        if record["update"] == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tuning(config, run).fit(kill)
+    with run.paths.metrics.open("a") as file:
+        file.write('{"update": 6, "rewa')  # the line that the kill cut short
+    resumed = tuning(config, run)
+    assert resumed.update == 4
+    resumed.fit()
+    assert [r["update"] for r in run.history()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny_config()
+    run = start(tmp_path, config)
+    tuning(config, run).fit()
+    newest = run.paths.checkpoints / "update_000006" / checkpoints.MODEL
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert tuning(config, run).update == 4
+    assert "update_000006" in caplog.text
+    assert "using the checkpoint before it" in caplog.text
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
+    config = tiny_config()
+    whole, parts = learner(config), learner(replace(config, optimizer=replace(config.optimizer, micro_batch=1)))
+    a, b = whole.update([prefix(config)]), parts.update([prefix(config)])
+    assert a["learner/grad_norm"] == pytest.approx(b["learner/grad_norm"], rel=1e-4)
+    assert a["reward/mean"] == pytest.approx(b["reward/mean"], rel=1e-5)
+
+
+def test_l2_gradient_is_towards_the_pretrained_weights() -> None:
+    """d/dtheta of lambda ||theta - theta_0||^2 is 2 lambda (theta - theta_0): by hand, from a displaced weight."""
+    plain, held = (learner(tiny_config(regularization=RegularizationSettings(l2=l2, anchor=0.0))) for l2 in (0.0, 0.5))
+    gradients = []
+    for subject in (plain, held):
+        name = "dec.8x8_aux_conv.bias"
+        with torch.no_grad():
+            subject.parameters[name].add_(0.25)
+        rows = subject._accumulate([prefix(subject.config)])
+        gradients.append(subject._reduce(rows)[0])
+    difference = gradients[1] - gradients[0]
+    assert difference.abs().max().item() == pytest.approx(2 * 0.5 * 0.25, rel=1e-4)
+    assert (difference.abs() > 1e-4).sum() == 1
+
+
+def test_weight_distance_and_output_anchor_by_hand() -> None:
+    """||(3, 4)||^2 = 25. x - base = 1 in one of four 4x4 cells, base = 2: (1/4) / 4. Flicker is invisible to the low pass."""
+    assert weight_distance({"a": torch.tensor([3.0, 4.0])}, {"a": torch.zeros(2)}).item() == 25
+    base = torch.full((1, 1, 8, 8), 2.0)
+    x = base.clone()
+    x[..., :4, :4] += 1
+    assert output_anchor(x, base).item() == pytest.approx(1 / 16)
+    flicker = base + (-1.0) ** torch.arange(8)
+    assert output_anchor(flicker, base).item() == pytest.approx(0)
+
+
+def test_non_finite_gradients_are_skipped_counted_and_end_the_run() -> None:
+    config = tiny_config(optimizer=OptimizerSettings(updates=6, batch=4, micro_batch=4, max_skipped=2))
+    subject = learner(config)
+    before = {name: tensor.clone() for name, tensor in subject.weights().items()}
+    broken = prefix(config)
+    broken.x[0, 0, 0, 0] = float("nan")
+    assert [subject.update([broken])["learner/skipped"] for _ in range(2)] == [1, 2]
+    assert_equal(subject.weights(), before)
+    with pytest.raises(TrainingDiverged, match="3 updates had a non-finite gradient, allowed are 2"):
+        subject.update([broken])
+
+
+def test_guard_keeps_the_best_inside_and_ends_the_training(tmp_path: Path) -> None:
+    """A limit that no change can meet: the kept model is the base model itself, and the run says it was stopped."""
+    guard = GuardSettings(guard_samples=4, guard_every=1, guard_amplitude=1e-9, guard_patience=2)
+    config = tiny_config(guard=guard)
+    run = start(tmp_path, config)
+    state = tuning(config, run).fit()
+    assert state is not None
+    assert state.stopped
+    assert state.kept_update == 0
+    assert len(run.history()) == 2
+    info, policy, _ = load_policy(run.paths.root)
+    assert_equal(policy.tuned.network.state_dict(), policy.base.network.state_dict())
+
+
+def test_a_residual_below_the_floor_is_outside_the_guard(tmp_path: Path) -> None:
+    tune = tuning(tiny_config())
+    assert tune.guard is not None
+    tune.guard.floor = 1e9
+    assert tune.guard.measure(tune.learner.policy)["guard/inside"] == 0
+
+
+def test_loaded_run_generates_what_the_learner_would(tmp_path: Path) -> None:
+    config = tiny_config()
+    run = start(tmp_path, config)
+    tune = tuning(config, run)
+    state = tune.fit()
+    assert state is not None
+    assert state.kept_update == 6
+    info, policy, loaded = load_policy(run.paths.root)
+    assert loaded == config
+    arguments = {"shape": (1, 8, 8), "seed": 1, "stream": "t", "sample_ids": range(3)}
+    ours = generate(tune.learner.averaged_policy(), tune.learner.process, **arguments)
+    theirs = generate(policy, tune.learner.process, **arguments)
+    torch.testing.assert_close(theirs["tuned"], ours["tuned"])
+    assert not torch.equal(theirs["tuned"], theirs["base"])
+
+
+def test_tail_switch_is_a_sigma_and_holds_at_other_step_counts() -> None:
+    from envs.denoising import DenoisingProcess
+
+    policy = make_policy(tiny_config(), tiny_denoiser())  # N = 4, K = 2: switches at sigma_2
+    coarse, fine = DenoisingProcess(4), DenoisingProcess(12)
+    assert policy.switch_step(coarse) == 2
+    first = policy.switch_step(fine)
+    assert fine.sigmas[first] <= coarse.sigmas[2] * 1.000001 < fine.sigmas[first - 1]
+
+
+def test_run_directory_refuses_what_is_there_and_round_trips_settings(tmp_path: Path) -> None:
+    config = tiny_config(**EXACT)
+    run = start(tmp_path, config)
+    assert config_from_json(config.to_json()) == config
+    assert RunDirectory.open(run.paths.root).config == config
+    with pytest.raises(RunExistsError, match="output directory holds another run"):
+        RunDirectory.create(run.paths.root, config, tmp_path / "base")
+    with run.locked(), pytest.raises(RunExistsError, match="another process is running this run"), run.locked():
+        pass
+    with pytest.raises(CheckpointError, match="no such file"):
+        RunDirectory.open(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="neither a checkpoint nor a run with a kept checkpoint"):
+        load_policy(run.paths.root)
