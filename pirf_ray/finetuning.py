@@ -85,7 +85,7 @@ class FineTuning:
             self._keep(0, self.guard.measure(self.learner.averaged_policy()))
         stop = self.communicator.broadcast(self.guard is not None and self.guard.state.stopped)
         while not self.finished and not stop:
-            record = self._one_update()
+            record = self.step()
             stop = self.communicator.broadcast(self._after_update(record) if self.source else False)
             if on_record and self.communicator.rank == 0:
                 on_record(record)
@@ -93,7 +93,8 @@ class FineTuning:
             self.writer.close()
         return self.guard.state if self.guard else None
 
-    def _one_update(self) -> Record:
+    def step(self) -> Record:
+        """One update of the weights, on every rank; returns its record."""
         started = time.perf_counter()
         shares = self._shares(self.source.batch(self.update)) if self.source else None
         prefixes: list[Prefix] = self.communicator.scatter(shares)

@@ -65,9 +65,6 @@ class Learner:
         self.process = DenoisingProcess(config.sampler.num_steps, config.sampler.solver)
         self.reward = make_reward(config, pde)
         self.policy = make_policy(config, base).to(device)
-        if device.type == "cpu":  # the fastest layout of oneDNN's convolutions
-            self.policy.tuned.to(memory_format=torch.channels_last)
-            self.policy.base.to(memory_format=torch.channels_last)
         self.parameters = truncation.prepare(self.policy.tuned, config.pirf.levels, config.pirf.layer_mode)
         self.reference = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=config.optimizer.learning_rate)

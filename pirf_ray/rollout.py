@@ -122,6 +122,7 @@ def generate(
     sample_ids: Sequence[int],
     batch: int = 64,
     progress: Callable[[Iterable[range]], Iterable[range]] = iter,
+    groups: Sequence[str] = ("base", "tuned"),
 ) -> dict[str, torch.Tensor]:
     """Samples {"base", "tuned"} (len(sample_ids), c, h, w) in model units from the same noise.
 
@@ -129,11 +130,12 @@ def generate(
     """
     device = next(policy.base.parameters()).device
     shared = policy.switch_step(process) if policy.scope == "tail" else 0
-    outputs: dict[str, list[torch.Tensor]] = {"base": [], "tuned": []}
+    chosen: dict[str, DenoiserFrom] = {"base": policy.base_from, "tuned": policy.denoiser_from}
+    outputs: dict[str, list[torch.Tensor]] = {name: [] for name in groups}
     for ids in progress(list(seeding.chunks(len(sample_ids), batch))):
         noise = seeding.normal(seed, stream, [sample_ids[i] for i in ids], shape)
         state = process.initial(noise.float().to(device))
         state = advance(process, policy.base_from, state, shared)
-        outputs["base"].append(finish(process, policy.base_from, state).cpu())
-        outputs["tuned"].append(finish(process, policy.denoiser_from, state).cpu())
+        for name, parts in outputs.items():
+            parts.append(finish(process, chosen[name], state).cpu())
     return {name: torch.cat(parts) for name, parts in outputs.items()}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -89,11 +90,7 @@ def evaluate_run(run: RunDirectory, ending: Outcome, *, data: Path | None, progr
     config = run.config
     info, policy, _ = load_policy(run.paths.root)
     pde = info.pde()
-    if torch.cuda.is_available():
-        policy.to("cuda")
-    else:
-        policy.base.to(memory_format=torch.channels_last)
-        policy.tuned.to(memory_format=torch.channels_last)
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
     e = config.evaluation
     evaluation = evaluate_policy(
         pde, policy, config.sampler, samples=e.samples, real=e.real, seed=config.seed, data=data, progress=progress
@@ -108,6 +105,8 @@ def evaluate_run(run: RunDirectory, ending: Outcome, *, data: Path | None, progr
 
 def run_training(run: RunDirectory, *, address: str | None, on_poll: Callable[[], None]) -> Outcome:
     """Fine-tune on Ray to the end (or the guard's stop). KeyboardInterrupt after a clean, resumable stop."""
+    if address:
+        os.environ["RAY_ADDRESS"] = address
     from pirf_ray.distributed import driver  # Ray takes seconds to import, and bad input must be told before
 
     started = time.perf_counter()

@@ -1,5 +1,6 @@
 """Rollout actors: stateless but for their weights, so that a lost one costs only the chunk it was making."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +47,16 @@ class RolloutActor:
         torch.set_num_threads(config.rollout.actor_threads)
         _, denoiser = checkpoints.load_denoiser(base)
         device = "cuda" if config.rollout.actor_gpus and torch.cuda.is_available() else "cpu"
-        if device == "cpu":
-            denoiser = denoiser.to(memory_format=torch.channels_last)
         self.maker = ChunkMaker(config, make_policy(config, denoiser), device)
         self.version = 0
 
     def ping(self) -> bool:
         """Answers when the actor is up."""
         return True
+
+    def process_id(self) -> int:
+        """Operating-system process, for whoever wants to watch (or kill) it."""
+        return os.getpid()
 
     def make(self, chunk: int, version: int, message: WeightMessage | None) -> Shipment:
         """A chunk under the weights of ``version`` (``message`` is None where the base model makes every prefix)."""

@@ -69,7 +69,6 @@ def connect(config: TrainConfig, address: str | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=MEMORY_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
         )
     check_resources(config, ray.cluster_resources())
 

@@ -1,0 +1,107 @@
+"""What the commands share: dataclasses as flags, one-line errors, progress."""
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from envs.pdes import REGISTRY
+
+T = TypeVar("T")
+Config = TypeVar("Config")
+USAGE_ERROR = 2
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def parse(config_type: type[Config], *, argv: list[str] | None, prog: str, description: str | None, default: Any = None) -> Config:
+    """Parse flags into a dataclass. Nested groups give plain flags (``--truncation``), grouped in --help."""
+    return tyro.cli(
+        config_type,
+        args=argv,
+        prog=prog,
+        description=description,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def flag_value(argv: list[str] | None, flag: str, default: str) -> str:
+    """The value of one flag, read before the rest is parsed: it decides the other flags' defaults."""
+    arguments = sys.argv[1:] if argv is None else argv
+    value = default
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            value = arguments[i + 1]
+        elif argument.startswith(flag + "="):
+            value = argument.partition("=")[2]
+    return value
+
+
+def choose(kind: str, name: str, known: dict[str, T]) -> T:
+    """known[name]; ValueError names the flag and what there is."""
+    if name not in known:
+        raise ValueError(f"--{kind}: unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def check_env(name: str) -> str:
+    choose("env", name, REGISTRY)
+    return name
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command: bad input is one line on stderr and exit code 2, Ctrl-C is exit code 130.
+
+    Bad input is ValueError (settings, checkpoints, data files), FileExistsError and FileNotFoundError; anything else is
+    a bug or the machine, and keeps its traceback.
+    """
+    try:
+        main()
+    except (ValueError, FileExistsError, FileNotFoundError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def progress_bar(label: str, console: Console | None = None) -> Callable[[Iterable[range]], Iterator[range]]:
+    """Wraps an iterable of ranges of samples; shows how many samples are done (only on a terminal)."""
+
+    def track(parts: Iterable[range]) -> Iterator[range]:
+        listed = list(parts)
+        with samples_progress(console) as progress:
+            task = progress.add_task(label, total=sum(len(part) for part in listed))
+            for part in listed:
+                yield part
+                progress.advance(task, len(part))
+
+    return track
+
+
+def samples_progress(console: Console | None = None) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console or Console(stderr=True),
+        transient=True,
+    )
+
+
+def changed_flags(a: Any, b: Any) -> list[str]:
+    """Names of the fields in which two dataclasses of one type differ, groups entered."""
+    changed = []
+    for f in dataclasses.fields(a):
+        ours, theirs = getattr(a, f.name), getattr(b, f.name)
+        if dataclasses.is_dataclass(ours):
+            changed += changed_flags(ours, theirs)
+        elif ours != theirs:
+            changed.append(f"--{f.name.replace('_', '-')}")
+    return changed

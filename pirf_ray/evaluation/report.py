@@ -1,0 +1,247 @@
+"""The report of a run as one picture: residual and fidelity against updates, fields and residual maps, spectra, histogram."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.image import AxesImage
+
+from envs.grids import Axis
+from envs.pdes import PDE
+from pirf_ray.evaluation import fidelity
+
+COLORS = {"base": "#0072B2", "tuned": "#D55E00", "data": "#000000", "guard": "#009E73", "limit": "#999999"}
+"""Okabe & Ito 2008: told apart with every kind of colour vision. Line styles differ too."""
+STYLES = {"base": "-", "tuned": "-", "data": "--"}
+LABELS = {"base": "base", "tuned": "tuned", "data": "real data"}
+SETS = ("base", "tuned", "data")
+PAIRS = 4
+DECADES = 4
+"""Most decades of a residual map's colours."""
+History = Sequence[Mapping[str, Any]]
+Samples = Mapping[str, np.ndarray]
+
+
+def draw_report(path: Path, *, pde: PDE, history: History, result: Mapping[str, Any], samples: Samples) -> None:
+    """Draw report.png.
+
+    ``history``: records with ``update``, ``residual/<operator>/mean`` and ``/median`` (or ``residual/mean``, ``/median``),
+    and in some of them ``guard/...``. ``result``: of ``evaluate_sets``, perhaps with ``kept_update``. ``samples``: arrays
+    (n, c, h, w), physical units, of base, tuned and data; base[i] and tuned[i] are from the same noise.
+    """
+    missing = [name for name in SETS if name not in samples or len(samples[name]) == 0]
+    if missing:
+        raise ValueError(f"samples must hold base, tuned and data; missing or empty: {missing}")
+    operator = _operator(pde, history)
+    figure = Figure(figsize=(15, 17.5), layout="constrained", dpi=110)
+    figure.suptitle(_headline(pde, result, operator), fontsize=12.5)
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(4, 11, 4), hspace=0.02)
+    _draw_training(top, history, result, operator)
+    tensors = {name: torch.from_numpy(np.asarray(samples[name], dtype=np.float64)) for name in SETS}
+    _draw_fields(middle, pde, tensors, operator)
+    _draw_statistics(bottom, pde, tensors, result, operator)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        figure.savefig(partial, format="png")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _operator(pde: PDE, history: History) -> str:
+    """The operator that was rewarded: the one whose residual the history records."""
+    recorded = [name for name in pde.operators if any(f"residual/{name}/mean" in record for record in history)]
+    return recorded[0] if recorded else pde.default_operator
+
+
+def _headline(pde: PDE, result: Mapping[str, Any], operator: str) -> str:
+    """Two or three lines: which equation, and base -> tuned (real data) of the figures that matter most."""
+    shown = {
+        f"residual ({operator})": f"residual/{operator}/mean",
+        "re-solve error": "resolve/median",
+        "amplitude": "fidelity/amplitude_ratio",
+        "energy distance": "fidelity/energy_distance",
+    }
+    changes = [
+        f"{label} {result['base'][key]:.3g} → {result['tuned'][key]:.3g} ({result['data'][key]:.2g})"
+        for label, key in shown.items()
+        if all(key in result.get(name, {}) for name in SETS)
+    ]
+    name = f"{pde.env_id}, {pde.resolution} x {pde.resolution}:  {pde.equation}"
+    return f"{name}\nbase → tuned (real data):  {',  '.join(changes)}" if changes else name
+
+
+def _draw_training(part: SubFigure, history: History, result: Mapping[str, Any], operator: str) -> None:
+    residual, amplitude, energy = part.subplots(1, 3, width_ratios=(5, 4, 4))
+    _draw_residual_history(residual, history, result, operator)
+    _draw_guard(amplitude, history, result, "guard/amplitude_ratio", "guard/amplitude_limit", "Amplitude, tuned / base")
+    _draw_guard(energy, history, result, "guard/energy_ratio", "guard/energy_limit", "Energy distance, tuned / base")
+
+
+def _draw_residual_history(axes: Axes, history: History, result: Mapping[str, Any], operator: str) -> None:
+    axes.set(title=f"Residual while training ({operator} operator)", xlabel="update", ylabel="mean square residual", yscale="log")
+    for statistic, style in (("mean", {"alpha": 0.5, "lw": 1.2}), ("median", {"lw": 1.8})):
+        updates, values = _column(history, f"residual/{operator}/{statistic}", f"residual/{statistic}")
+        axes.plot(updates, values, color=COLORS["tuned"], label=f"training batch, {statistic}", **style)  # type: ignore[arg-type]
+    updates, values = _column(history, "guard/residual")
+    axes.plot(updates, values, "o-", color=COLORS["guard"], ms=5, lw=1, label="guard samples, mean")
+    key = f"residual/{operator}/mean"
+    for name, label in (("base", "base model, mean"), ("data", "floor: real data, mean")):
+        _level(axes, result.get(name, {}).get(key), label=label, color=COLORS[name], ls=":" if name == "base" else "--")
+    _mark_kept(axes, result)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8.5)
+
+
+def _draw_guard(axes: Axes, history: History, result: Mapping[str, Any], key: str, limit_key: str, title: str) -> None:
+    axes.set(title=title, xlabel="update", ylabel="ratio on the guard's noise")
+    updates, values = _column(history, key)
+    if not len(updates):
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no guard evaluation in this run", ha="center", va="center", transform=axes.transAxes)
+        return
+    axes.plot(updates, values, "o-", color=COLORS["guard"], ms=5, lw=1.2, label="tuned / base")
+    axes.axhline(1, color=COLORS["base"], ls=":", label="base")
+    limits = _column(history, limit_key)[1]
+    if len(limits):
+        bounds = [1 - limits[-1], 1 + limits[-1]] if key == "guard/amplitude_ratio" else [limits[-1]]
+        for i, bound in enumerate(bounds):
+            axes.axhline(bound, color=COLORS["limit"], ls="-.", label=None if i else "guard's limit")
+    _mark_kept(axes, result)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8.5)
+
+
+def _column(history: History, *names: str) -> tuple[np.ndarray, np.ndarray]:
+    """Updates and values of the records that hold one of the names; only finite values."""
+    pairs = [(record["update"], record[name]) for record in history for name in names if name in record]
+    values = np.array(pairs, dtype=float).reshape(-1, 2)
+    values = values[np.isfinite(values[:, 1])]
+    return values[:, 0], values[:, 1]
+
+
+def _level(axes: Axes, value: float | None, **style: Any) -> None:
+    if value is not None and np.isfinite(value) and value > 0:
+        axes.axhline(value, **style)
+
+
+def _mark_kept(axes: Axes, result: Mapping[str, Any]) -> None:
+    if "kept_update" in result:
+        axes.axvline(result["kept_update"], color="#56B4E9", lw=5, alpha=0.35, zorder=0, label="kept checkpoint")
+
+
+def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], operator: str) -> None:
+    """Columns: noise samples, and real ones last; rows: base and tuned field, base and tuned residual map.
+
+    Of several channels the last one, the solution, is shown.
+    """
+    channel = pde.channels[-1]
+    count = min(PAIRS, len(samples["base"]), len(samples["tuned"]))
+    real = samples["data"][np.arange(2) % len(samples["data"])]
+    rows = {"base": torch.cat([samples["base"][:count], real[:1]]), "tuned": torch.cat([samples["tuned"][:count], real[1:]])}
+    maps = {name: _residual_size(pde, fields, operator) for name, fields in rows.items()}
+    field_norm, field_colors = _field_scale(torch.cat(list(rows.values()))[:, -1].numpy())
+    map_norm = _map_scale(np.concatenate([m[:count] for m in maps.values()]))
+    grid = part.subplots(4, count + 1, squeeze=False, sharex=True, sharey=True)
+    for row, name in enumerate(("base", "tuned")):
+        for column in range(count + 1):
+            field = _image(grid[row][column], rows[name][column, -1].numpy(), pde, field_norm, field_colors)
+            residual = _image(grid[row + 2][column], maps[name][column], pde, map_norm, "magma")
+        grid[row][0].set_ylabel(f"{name}: field {channel}\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
+        grid[row + 2][0].set_ylabel(f"{name}: |residual|\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
+    for column in range(count + 1):
+        grid[0][column].set_title(f"noise sample {column}" if column < count else "real data (two samples)", fontsize=11)
+        grid[3][column].set_xlabel(_axis_label(pde.grid.columns))
+    part.colorbar(field, ax=grid[:2].ravel().tolist(), label=f"{channel} (physical units)", aspect=30, pad=0.01)
+    label = f"|residual|, {operator} operator"
+    part.colorbar(residual, ax=grid[2:].ravel().tolist(), label=label, aspect=30, pad=0.01, extend="both")
+
+
+def _axis_label(axis: Axis) -> str:
+    return f"{axis.name}  in [0, {axis.extent:.4g}]"
+
+
+def _image(axes: Axes, values: np.ndarray, pde: PDE, norm: Normalize, colors: str) -> AxesImage:
+    extent = (0.0, pde.grid.columns.extent, 0.0, pde.grid.rows.extent)
+    return axes.imshow(values, norm=norm, cmap=colors, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
+
+
+def _residual_size(pde: PDE, fields: torch.Tensor, operator: str) -> np.ndarray:
+    """Root mean square over its components of each sample's residual map: (b, h', w')."""
+    with torch.no_grad():
+        return pde.residual_map(fields, operator).square().mean(1).sqrt().numpy()
+
+
+def _field_scale(values: np.ndarray) -> tuple[Normalize, str]:
+    """Symmetric and diverging where the fields have both signs, else sequential."""
+    finite = values[np.isfinite(values)]
+    low, high = np.quantile(finite, (0.002, 0.998)) if finite.size else (0.0, 1.0)
+    if low < 0 < high and -low > 0.1 * high and high > -0.1 * low:
+        bound = max(-low, high)
+        return Normalize(-bound, bound), "RdBu_r"
+    return Normalize(low, high), "viridis"
+
+
+def _map_scale(values: np.ndarray) -> LogNorm:
+    finite = values[np.isfinite(values) & (values > 0)]
+    low, high = np.quantile(finite, (0.02, 0.998)) if finite.size else (0.1, 1.0)
+    return LogNorm(max(low, high * 10.0**-DECADES), max(high, low * 10))
+
+
+def _draw_statistics(
+    part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], result: Mapping[str, Any], operator: str
+) -> None:
+    columns, rows, histogram = part.subplots(1, 3)
+    _draw_spectrum(columns, pde.grid.columns, -1, pde.channels[-1], samples)
+    _draw_spectrum(rows, pde.grid.rows, -2, pde.channels[-1], samples)
+    _draw_histogram(histogram, pde, samples, result, operator)
+
+
+def _draw_spectrum(axes: Axes, axis: Axis, dimension: int, channel: str, samples: Mapping[str, torch.Tensor]) -> None:
+    """Power of the last channel along one axis, k in cycles over the axis; k = 0 left out, rounding cut off."""
+    periodic = axis.layout == "periodic"
+    largest = smallest = 0.0
+    for name in SETS:
+        power = fidelity.spectrum(samples[name], dimension, periodic=periodic)[-1, 1:].numpy()
+        axes.plot(np.arange(1, len(power) + 1), power, STYLES[name], color=COLORS[name], label=LABELS[name], lw=1.8)
+        if name == "data":
+            largest, smallest = power.max(), power[:-1].min()
+    window = "" if periodic else ", Hann window"
+    axes.set(title=f"Spectrum of {channel} along {axis.name}{window}", xlabel=f"wavenumber along {axis.name} (cycles over the axis)")
+    axes.set(xscale="log", yscale="log", ylabel="mean power (units²)")
+    if largest > 0:
+        axes.set_ylim(bottom=max(smallest / 10, largest * fidelity.POWER_FLOOR))
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8.5)
+
+
+def _draw_histogram(
+    axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], result: Mapping[str, Any], operator: str
+) -> None:
+    """Per-sample residuals of the shown samples on common logarithmic bins, and the floor."""
+    with torch.no_grad():
+        residuals = {name: pde.residual(samples[name], operator).numpy() for name in SETS}
+    positive = {name: values[np.isfinite(values) & (values > 0)] for name, values in residuals.items()}
+    together = np.concatenate(list(positive.values()))
+    low, high = (together.min(), together.max()) if together.size else (0.1, 1.0)
+    bins = np.geomspace(low / 1.1, high * 1.1, 41)
+    for name in SETS:
+        label = f"{LABELS[name]} (n = {len(residuals[name])})"
+        axes.hist(positive[name], bins, color=COLORS[name], alpha=0.25)
+        axes.hist(positive[name], bins, color=COLORS[name], histtype="step", ls=STYLES[name], lw=1.6, label=label)
+    floor = result.get("data", {}).get(f"residual/{operator}/mean")
+    _level_across(axes, floor)
+    axes.set(title=f"Residual of each sample ({operator})", xlabel="mean square residual", ylabel="samples", xscale="log")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8.5)
+
+
+def _level_across(axes: Axes, floor: float | None) -> None:
+    if floor is not None and np.isfinite(floor) and floor > 0:
+        axes.axvline(floor, color=COLORS["data"], ls=":", lw=1.5, label="floor: real data, mean")
