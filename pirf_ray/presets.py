@@ -52,3 +52,8 @@ def paper(env: str) -> TrainConfig:
 
 
 PRESETS: dict[str, Callable[[str], TrainConfig]] = {"smoke": smoke, "small": small, "paper": paper}
+
+
+def default_preset() -> str:
+    """small, the one whose base model ships; on a GPU it runs as well, and paper needs a base model of one's own."""
+    return "small"

@@ -1,13 +1,11 @@
 """A whole run, from the driver's side: check, fine-tune on Ray, evaluate, draw."""
 
-import json
 import logging
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -93,7 +91,15 @@ def evaluate_run(run: RunDirectory, ending: Outcome, *, data: Path | None, progr
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
     e = config.evaluation
     evaluation = evaluate_policy(
-        pde, policy, config.sampler, samples=e.samples, real=e.real, seed=config.seed, data=data, progress=progress
+        pde,
+        policy,
+        config.sampler,
+        samples=e.samples,
+        real=e.real,
+        seed=config.seed,
+        data=data,
+        progress=progress,
+        rewarded=config.pirf.operator or pde.default_operator,
     )
     result = {**evaluation.result, "kept_update": ending.kept_update, "ending": ending.sentence(config.optimizer.updates)}
     checkpoints.write_json(run.paths.result, result)
@@ -116,6 +122,6 @@ def run_training(run: RunDirectory, *, address: str | None, on_poll: Callable[[]
     return outcome(run)
 
 
-def summary(result: dict[str, Any]) -> str:
-    """result.json as text."""
-    return json.dumps(result, indent=2)
+def absolute(path: Path) -> Path:
+    """Ray's workers run in a session folder: they need absolute paths."""
+    return path.expanduser().resolve()

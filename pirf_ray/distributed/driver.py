@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -129,7 +128,3 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
     if interrupted:
         raise KeyboardInterrupt
 
-
-def absolute(path: Path) -> Path:
-    """Workers run in a session folder: they need absolute paths."""
-    return path.expanduser().resolve()

@@ -1,6 +1,6 @@
 """Evaluation of a policy: samples of base and tuned model from the same noise, against held-out solver data."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ def evaluate_policy(
     data: Path | None = None,
     batch: int = 64,
     progress: Progress = iter,
+    groups: Sequence[str] = ("base", "tuned"),
+    rewarded: str | None = None,
 ) -> Evaluation:
     """Sample, solve, compare. Sampling and solver seeds are those of the evaluation streams, which nothing else uses."""
     truth = held_out(pde, count=real + samples, seed=seed, data=data)
@@ -64,9 +66,10 @@ def evaluate_policy(
         sample_ids=range(samples),
         batch=batch,
         progress=progress,
+        groups=groups,
     )
     sets = {name: pde.normalizer.to_physical(x.float()) for name, x in outputs.items()}
-    result = evaluate_sets(pde, sets, real=truth[:real], real_other=truth[real:])
+    result = evaluate_sets(pde, sets, real=truth[:real], real_other=truth[real:], rewarded=rewarded)
     result["sampler"] = {"num_steps": sampler.num_steps, "solver": sampler.solver, "nfe": process.num_evaluations}
     result["seed"] = seed
     return Evaluation(result=result, sets={**sets, "data": truth[real:]})

@@ -1,0 +1,107 @@
+"""``python -m pirf_ray.train --env Burgers-v0``: fine-tune a base model with PIRF, distributed over Ray."""
+
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from pirf_ray.cli import changed_flags, check_env, choose, flag_value, parse, progress_bar, run_command
+from pirf_ray.config import TrainConfig
+from pirf_ray.evaluation.figures import result_table
+from pirf_ray.presets import PRESETS, default_preset
+from pirf_ray.progress import LiveLine
+from pirf_ray.runs import RunDirectory
+from pirf_ray.training import absolute, check, evaluate_run, run_training
+
+STARTED = time.perf_counter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Fine-tune a diffusion model of physical fields so that what it generates obeys the PDE.
+
+    Without further flags: the shipped base model, Ray on this machine, a few minutes, a run directory with report.png.
+    """
+
+    preset: str = "small"
+    """smoke (seconds), small (minutes on two cores) or paper (128x128 on a GPU); sets the defaults of all other flags."""
+    out: Path | None = None
+    """Run directory to make; default: runs/<env>-<date>-<time>."""
+    resume: Path | None = None
+    """Continue this run directory instead, with its own settings."""
+    base: Path | None = None
+    """Base model to fine-tune; default: the one that ships with the package."""
+    data: Path | None = None
+    """HDF5 file of held-out fields for the final evaluation; default: they are solved."""
+    address: str | None = None
+    """Ray cluster to join (or RAY_ADDRESS); default: start Ray on this machine."""
+    config: TrainConfig = field(default_factory=TrainConfig)
+
+
+def main(argv: list[str] | None = None) -> None:
+    env = check_env(flag_value(argv, "--env", "Burgers-v0"))
+    preset = flag_value(argv, "--preset", default_preset())
+    default = Arguments(preset=preset, config=choose("preset", preset, PRESETS)(env))
+    arguments = parse(
+        Arguments, argv=argv, prog="python -m pirf_ray.train", description=Arguments.__doc__, default=default
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    run = resumed(arguments, default) if arguments.resume is not None else created(arguments)
+    with run.locked():
+        go(run, arguments)
+
+
+def created(arguments: Arguments) -> RunDirectory:
+    """A new run directory, everything checked first."""
+    config = arguments.config
+    base = check(config, base=arguments.base, data=arguments.data)
+    check_actors(arguments)
+    name = f"{config.env}-{datetime.now():%Y%m%d-%H%M%S}"
+    return RunDirectory.create(absolute(arguments.out or Path("runs") / name), config, base)
+
+
+def resumed(arguments: Arguments, default: Arguments) -> RunDirectory:
+    """An existing run; ValueError if flags try to change what it is."""
+    if arguments.resume is None or arguments.out is not None or arguments.base is not None:
+        raise ValueError("--resume continues a run as it is: --out and --base cannot be given with it")
+    run = RunDirectory.open(absolute(arguments.resume))
+    asked = [flag for flag in changed_flags(arguments.config, default.config) if flag != "--env"]
+    differing = [flag for flag in asked if flag in changed_flags(arguments.config, run.config)]
+    if differing:
+        raise ValueError(f"--resume continues a run with its own settings; {', '.join(differing)} would change them")
+    return run
+
+
+def check_actors(arguments: Arguments) -> None:
+    """On this machine, resources are known before Ray is started; on a cluster they are checked once connected."""
+    if arguments.address is None and not os.environ.get("RAY_ADDRESS"):
+        from pirf_ray.distributed.driver import check_resources, local_resources
+
+        check_resources(arguments.config, local_resources())
+
+
+def go(run: RunDirectory, arguments: Arguments) -> None:
+    console = Console()
+    config = run.config
+    torch.set_num_threads(config.learner.worker_threads)
+    console.print(f"run directory: {run.paths.root}", soft_wrap=True)
+    with LiveLine(run, console) as line:
+        try:
+            ending = run_training(run, address=arguments.address, on_poll=line.refresh)
+        except KeyboardInterrupt:
+            command = f"python -m pirf_ray.train --env {config.env} --resume {run.paths.root}"
+            raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {command}") from None
+    evaluation = evaluate_run(run, ending, data=arguments.data, progress=progress_bar("evaluating"))
+    console.print(result_table(evaluation.result))
+    console.print(ending.sentence(config.optimizer.updates))
+    console.print(f"report: {run.paths.report}", soft_wrap=True)
+    console.print(f"{time.perf_counter() - STARTED:.0f} s in all")
+
+
+if __name__ == "__main__":
+    run_command(main)
