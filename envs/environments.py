@@ -45,7 +45,7 @@ class _Episode:
         return self.reward(self.pde.normalizer.to_physical(state.x))
 
 
-class DenoisingEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+class DenoisingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     """One sample, numpy in and out. ``info`` of the last step holds ``fields`` (physical units) and ``violations``."""
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own declaration)

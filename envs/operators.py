@@ -38,4 +38,3 @@ def central_difference_replicate(u: torch.Tensor, spacing: float, dim: int) -> t
     padded = F.pad(u, (1, 1, 0, 0) if dim == -1 else (0, 0, 1, 1), mode="replicate")
     size = u.shape[dim]
     return (padded.narrow(dim, 2, size) - padded.narrow(dim, 0, size)) / (2 * spacing)
-

@@ -1,10 +1,10 @@
 """The Python API, without a command line and without Ray: load, generate, evaluate, fine-tune in this process.
 
-    from pirf_ray import api
-    model = api.load("Burgers-v0")
-    tuned = api.fine_tune(model, updates=20, learning_rate=2e-4)
-    fields = tuned.generate(64)
-    print(tuned.evaluate(samples=64, real=256).result["tuned"]["residual/consistent/mean"])
+from pirf_ray import api
+model = api.load("Burgers-v0")
+tuned = api.fine_tune(model, updates=20, learning_rate=2e-4)
+fields = tuned.generate(64)
+print(tuned.evaluate(samples=64, real=256).result["tuned"]["residual/consistent/mean"])
 """
 
 from collections.abc import Callable
@@ -95,8 +95,6 @@ def fine_tune(
     base = model.policy.base
     device = next(base.parameters()).device
     source = LocalSource(config, make_policy(config, base), str(device))
-    tuning = FineTuning(
-        config, model.info, base, source=source, communicator=SingleProcess(), device=device, run=run
-    )
+    tuning = FineTuning(config, model.info, base, source=source, communicator=SingleProcess(), device=device, run=run)
     tuning.fit(on_record)
     return Model(info=model.info, policy=tuning.kept_policy(), sampler=config.sampler)

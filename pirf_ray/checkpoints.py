@@ -89,6 +89,8 @@ def staged_directory(path: Path) -> Iterator[Path]:
     try:
         yield staging
         staging.chmod(0o755)
+        for file in staging.iterdir():
+            file.chmod(0o644)  # temporary files are private; a checkpoint is as readable as any file
         if path.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, retired / path.name)

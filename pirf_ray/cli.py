@@ -18,7 +18,9 @@ USAGE_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 
 
-def parse(config_type: type[Config], *, argv: list[str] | None, prog: str, description: str | None, default: Any = None) -> Config:
+def parse(
+    config_type: type[Config], *, argv: list[str] | None, prog: str, description: str | None, default: Any = None
+) -> Config:
     """Parse flags into a dataclass. Nested groups give plain flags (``--truncation``), grouped in --help."""
     return tyro.cli(
         config_type,

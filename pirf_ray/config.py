@@ -114,7 +114,7 @@ class RolloutSettings:
     chunk: int = 8
     """Samples an actor makes at once. Fixed, since it changes rounding."""
     strategy: Literal["pool", "fresh"] = "pool"
-    """pool: batches are drawn from a pool that actors keep filling (tail scope only). fresh: each prefix serves its M updates, then goes."""
+    """pool: batches are drawn from a pool that actors keep filling (tail scope only). fresh: a prefix serves M updates, then goes."""
     reuse: int = 1
     """M, updates that a fresh prefix serves."""
     staleness: int = 0
@@ -228,8 +228,12 @@ class TrainConfig:
             f"--batch must be a multiple of --chunk x --workers = {r.chunk * workers}, got {batch}",
         )
         if r.strategy == "pool":
-            _require(self.pirf.scope == "tail", "--strategy pool needs --scope tail: with scope all a prefix goes stale; use fresh")
-            _require(r.reuse == 1 and r.staleness == 0, "--reuse and --staleness belong to --strategy fresh; a pool is never stale")
+            _require(
+                self.pirf.scope == "tail", "--strategy pool needs --scope tail: with scope all a prefix goes stale; use fresh"
+            )
+            _require(
+                r.reuse == 1 and r.staleness == 0, "--reuse and --staleness belong to --strategy fresh; a pool is never stale"
+            )
             _require(r.pool_start >= batch, f"--pool-start must be at least --batch {batch}, got {r.pool_start}")
             _require(r.pool >= batch, f"--pool must be at least --batch {batch}, got {r.pool}")
         else:

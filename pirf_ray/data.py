@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> None:
             stream=arguments.stream,
             progress=progress_bar("solving"),
         )
-        print(f"{arguments.out}: {arguments.num_samples} samples of {pde.env_id} at {arguments.resolution}x{arguments.resolution}")
+        print(
+            f"{arguments.out}: {arguments.num_samples} samples of {pde.env_id} at {arguments.resolution}x{arguments.resolution}"
+        )
         for name, floor in floors.items():
             print(f"  residual floor, {name}: {floor:.3g}")
 

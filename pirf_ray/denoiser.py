@@ -52,7 +52,9 @@ class Denoiser(nn.Module):
             if tensors[k].shape != own[k].shape
         ]
         problems: list[tuple[str, Any]] = [("missing", missing), ("unknown", unknown), ("wrong shape", wrong)]
-        text = "; ".join(f"{label}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for label, names in problems if names)
+        text = "; ".join(
+            f"{label}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for label, names in problems if names
+        )
         if text:
             raise ValueError(f"the tensors do not fit the network: {text}")
         self.network.load_state_dict(tensors)

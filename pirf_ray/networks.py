@@ -42,7 +42,9 @@ class NetworkConfig:
         if levels < 1 or min(self.channel_mult) < 1:
             raise ValueError(f"channel_mult needs at least one level of at least 1, got {self.channel_mult}")
         if self.resolution % 2 ** (levels - 1):
-            raise ValueError(f"resolution {self.resolution} cannot be halved {levels - 1} times for channel_mult {self.channel_mult}")
+            raise ValueError(
+                f"resolution {self.resolution} cannot be halved {levels - 1} times for channel_mult {self.channel_mult}"
+            )
         if self.model_channels < 4 or self.model_channels % 4:
             raise ValueError(f"model_channels must be a positive multiple of 4, got {self.model_channels}")
         if self.num_blocks < 1 or self.channels < 1:

@@ -53,7 +53,7 @@ class Policy:
         for denoiser in (self.base, self.tuned):
             denoiser.to(device)
             if on_cpu:
-                denoiser.to(memory_format=torch.channels_last)
+                denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
 

@@ -108,14 +108,14 @@ def main(argv: list[str] | None = None) -> None:
     default = Arguments(
         out=Path(flag_value(argv, "--out", "")), preset=name, settings=preset.settings, training_samples=preset.training_samples
     )
-    arguments = parse(
-        Arguments, argv=argv, prog="python -m pirf_ray.pretrain", description=Arguments.__doc__, default=default
-    )
+    arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.pretrain", description=Arguments.__doc__, default=default)
     if str(arguments.out) == ".":
         raise ValueError("--out is missing: the directory of this training")
     checkpoint = arguments.out / "checkpoint"
     if not arguments.resume and arguments.out.exists() and any(arguments.out.iterdir()):
-        raise FileExistsError(f"{arguments.out}: output directory holds another run; go on with --resume, or choose another --out")
+        raise FileExistsError(
+            f"{arguments.out}: output directory holds another run; go on with --resume, or choose another --out"
+        )
     torch.set_num_threads(arguments.threads)
     device = torch.device(available(arguments.device))
     data = training_data(arguments)

@@ -71,7 +71,7 @@ class Pretrainer:
         self.info = ModelInfo(env_id=env_id, network=settings.network, sigma_data=round(float(sample.std()), 4))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.denoiser = self.info.build().to(device, memory_format=torch.channels_last)
+            self.denoiser = self.info.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=settings.learning_rate)
         self.ema = Ema(self._tensors(), settings.ema_decay)
         self.update_index = 0

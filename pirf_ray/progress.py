@@ -26,7 +26,9 @@ class LiveLine:
         self._position = 0
         self._first: tuple[float, int] | None = None
         self._printed = 0.0
-        self._live = Live(Text("starting Ray"), console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self._live = (
+            Live(Text("starting Ray"), console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        )
 
     def __enter__(self) -> "LiveLine":
         if self._live:

@@ -51,7 +51,9 @@ class RunDirectory:
     def create(cls, root: Path, config: TrainConfig, base: Path) -> "RunDirectory":
         """Make the directory, copy the base model into it. RunExistsError if it is not empty."""
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise RunExistsError(f"{root}: output directory holds another run; continue it with --resume, or choose another --out")
+            raise RunExistsError(
+                f"{root}: output directory holds another run; continue it with --resume, or choose another --out"
+            )
         run = cls(root, config)
         run.paths.checkpoints.mkdir(parents=True, exist_ok=True)
         with checkpoints.staged_directory(run.paths.base) as staging:
@@ -90,9 +92,7 @@ class RunDirectory:
         """Write checkpoints/<name> and drop the oldest numbered ones."""
         path = self.paths.checkpoints / name
         config = self.config.to_json()
-        checkpoints.save(
-            path, info=info, model=learned.model, ema=learned.ema, optimizer=learned.state, config=config, meta=meta
-        )
+        checkpoints.save(path, info=info, model=learned.model, ema=learned.ema, optimizer=learned.state, config=config, meta=meta)
         for old in self._numbered()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
         return path

@@ -47,9 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     env = check_env(flag_value(argv, "--env", "Burgers-v0"))
     preset = flag_value(argv, "--preset", default_preset())
     default = Arguments(preset=preset, config=choose("preset", preset, PRESETS)(env))
-    arguments = parse(
-        Arguments, argv=argv, prog="python -m pirf_ray.train", description=Arguments.__doc__, default=default
-    )
+    arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.train", description=Arguments.__doc__, default=default)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run = resumed(arguments, default) if arguments.resume is not None else created(arguments)
     with run.locked():

@@ -26,7 +26,8 @@ RESOLUTION = 8
 
 def tiny_network(**changes: object) -> NetworkConfig:
     return replace(
-        NetworkConfig(resolution=RESOLUTION, model_channels=8, channel_mult=(1, 2), num_blocks=1, periodic=(False, True)), **changes
+        NetworkConfig(resolution=RESOLUTION, model_channels=8, channel_mult=(1, 2), num_blocks=1, periodic=(False, True)),
+        **changes,
     )
 
 

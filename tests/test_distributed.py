@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers import fresh_rollouts, tiny_config, tiny_denoiser, tiny_info, write_base
 
+from helpers import fresh_rollouts, tiny_config, tiny_denoiser, tiny_info, write_base
 from pirf_ray.communication import Communicator, SingleProcess
 from pirf_ray.config import ConfigError, LearnerSettings, PirfSettings, TrainConfig
 from pirf_ray.distributed.communicator import TorchCommunicator
@@ -69,9 +69,7 @@ def first_gradient(communicator: Communicator) -> torch.Tensor:
     """The gradient of the first update, before Adam, which blows rounding up where a gradient is zero but for rounding."""
     torch.set_num_threads(1)
     source = LocalSource(EXACT, make_policy(EXACT, tiny_denoiser())) if communicator.rank == 0 else None
-    tuning = FineTuning(
-        EXACT, tiny_info(), tiny_denoiser(), source=source, communicator=communicator, device=torch.device("cpu")
-    )
+    tuning = FineTuning(EXACT, tiny_info(), tiny_denoiser(), source=source, communicator=communicator, device=torch.device("cpu"))
     tuning.step()
     return torch.cat([p.grad.flatten() for p in tuning.learner.parameters.values() if p.grad is not None])
 

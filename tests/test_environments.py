@@ -8,12 +8,12 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from helpers import RESOLUTION
 
 import envs  # noqa: F401  (registers the environments)
 from envs.denoising import DenoisingProcess, State
 from envs.environments import DenoisingEnv, DenoisingVectorEnv
 from envs.pdes import make_pde
+from helpers import RESOLUTION
 
 SMALL = {"resolution": RESOLUTION, "num_steps": 3}
 INFINITE_BOX = "A Box (action|observation) space (minimum|maximum) value is -?infinity"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import RESOLUTION, fresh_rollouts, tiny_config, tiny_denoiser, tiny_info, write_base
 
+from helpers import RESOLUTION, fresh_rollouts, tiny_config, tiny_denoiser, tiny_info, write_base
 from pirf_ray import checkpoints
 from pirf_ray.checkpoints import CheckpointError
 from pirf_ray.communication import SingleProcess
@@ -53,7 +53,9 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("groups", [EXACT, {}, {**EXACT, "rollout": fresh_rollouts(reuse=2, staleness=1)}], ids=["all", "pool", "reuse"])
+@pytest.mark.parametrize(
+    "groups", [EXACT, {}, {**EXACT, "rollout": fresh_rollouts(reuse=2, staleness=1)}], ids=["all", "pool", "reuse"]
+)
 def test_training_lowers_the_residual_and_is_repeatable(groups: dict) -> None:
     config = tiny_config(**{**groups, "optimizer": OptimizerSettings(updates=6, batch=4, micro_batch=4, learning_rate=3e-3)})
     runs = []

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers import RESOLUTION, tiny_denoiser
 
 from envs import seeding
 from envs.denoising import DenoisingProcess
 from envs.pdes import make_pde
 from envs.rewards import physics_reward
+from helpers import RESOLUTION, tiny_denoiser
 from pirf_ray import truncation
 from pirf_ray.denoiser import Denoiser
 from pirf_ray.policy import Policy, switch_sigma

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from helpers import fresh_rollouts, tiny_config
 
+from helpers import fresh_rollouts, tiny_config
 from pirf_ray.config import ConfigError, OptimizerSettings, PirfSettings, RolloutSettings, TrainConfig
 from pirf_ray.plan import FreshPlan, PoolPlan, make_plan, sample_ids
 
@@ -26,7 +26,7 @@ def test_exact_mode_uses_each_sample_once_made_by_the_weights_it_updates() -> No
 def test_staleness_never_exceeds_its_bound_and_weights_exist_when_needed(reuse: int, staleness: int) -> None:
     plan = FreshPlan(fresh(reuse=reuse, staleness=staleness))
     lags = [u - plan.version(c) for u in range(40) for c in plan.batch_chunks(u)]
-    assert 0 <= min(lags)
+    assert min(lags) >= 0
     assert max(lags) == staleness
     for u in range(40):
         assert all(plan.version(c) <= u and plan.retired(u) <= c < plan.horizon(u) for c in plan.batch_chunks(u))
@@ -61,9 +61,10 @@ def test_pool_draws_every_chunk_and_repeats_its_draws() -> None:
     assert draws == [make_plan(config).batch_chunks(u) for u in range(60)]
     counts = [sum(c in d for d in draws) for c in range(4)]
     assert min(counts) > 15  # 30 expected each, standard deviation 3.9
-    assert make_plan(replace(config, seed=1)).batch_chunks(3) != draws[3] or make_plan(
-        replace(config, seed=1)
-    ).batch_chunks(4) != draws[4]
+    assert (
+        make_plan(replace(config, seed=1)).batch_chunks(3) != draws[3]
+        or make_plan(replace(config, seed=1)).batch_chunks(4) != draws[4]
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,10 @@ def test_pool_draws_every_chunk_and_repeats_its_draws() -> None:
         (lambda: fresh(reuse=3), r"--staleness must be at least --reuse - 1 = 2 .*got 0"),
         (lambda: tiny_config(optimizer=OptimizerSettings(batch=5)), "--batch must be a multiple of --chunk 2, got 5"),
         (lambda: RolloutSettings(actors=0), "--actors must be at least 1, got 0"),
-        (lambda: tiny_config(rollout=replace(tiny_config().rollout, pool_start=2)), "--pool-start must be at least --batch 4, got 2"),
+        (
+            lambda: tiny_config(rollout=replace(tiny_config().rollout, pool_start=2)),
+            "--pool-start must be at least --batch 4, got 2",
+        ),
     ],
 )
 def test_settings_that_cannot_work_name_their_flag(make, message: str) -> None:

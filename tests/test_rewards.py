@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from helpers import RESOLUTION
 
 from envs import seeding
 from envs.pdes import make_pde
 from envs.rewards import PhysicsReward, Term, physics_reward, shaped
+from helpers import RESOLUTION
 
 PDE = make_pde("Burgers-v0", RESOLUTION)
 

@@ -127,4 +127,3 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
         raise failure[0]
     if interrupted:
         raise KeyboardInterrupt
-

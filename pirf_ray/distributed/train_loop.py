@@ -33,9 +33,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     info, base = run.load_base()
     source = ActorSource(config, settings["actors"]) if first else None
     device = torch.device("cuda", torch.cuda.current_device()) if config.learner.worker_gpus else torch.device("cpu")
-    tuning = FineTuning(
-        config, info, base, source=source, communicator=communicator, device=device, run=run if first else None
-    )
+    tuning = FineTuning(config, info, base, source=source, communicator=communicator, device=device, run=run if first else None)
     guard = tuning.fit()
     if guard is not None and source is not None:
         outcome = {

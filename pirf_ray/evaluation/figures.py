@@ -176,12 +176,13 @@ def _sections(result: Result) -> list[list[tuple[str, str]]]:
         if name == result["rewarded_operator"]:
             residuals += [("  median", f"residual/{name}/median")]
         residuals += [("  over floor", f"residual/{name}/over_floor")]
-    physics = [(f"condition {name.replace('_', ' ')}", f"condition/{name}/mean") for name in result["conditions"]]
+    physics = [(name.replace("_", " "), f"condition/{name}/mean") for name in result["conditions"]]
     physics += [("re-solve error, median", "resolve/median"), ("  trivial competitor", "resolve/trivial_median")]
     likeness = [
         ("amplitude ratio", "fidelity/amplitude_ratio"),
         ("energy distance", "fidelity/energy_distance"),
         ("  over real data's", "fidelity/energy_distance_ratio_to_data"),
+        ("  squared, unbiased", "fidelity/energy_distance_unbiased"),
         ("  of the known marginal", "fidelity/marginal_energy_distance"),
         ("log spectrum error (decades)", "fidelity/log_spectrum_error"),
         ("high-wavenumber energy ratio", "fidelity/high_wavenumber_ratio"),
@@ -203,7 +204,7 @@ def _cell(figures: Figures, key: str) -> Text:
         cell.append(f" {figures['num_nonfinite']} not finite" if figures["num_nonfinite"] else " not finite")
         cell.stylize("red")
     elif key.startswith("residual/") and figures[f"{key.rpartition('/')[0]}/below_floor"]:
-        cell.append(" below floor")
+        cell.append("" if key.endswith("/median") else " below floor")
         cell.stylize("bold red")
     if f"{key}_interval" in figures:
         low, high = figures[f"{key}_interval"]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import StrMethodFormatter
 
 from envs.grids import Axis
 from envs.pdes import PDE
@@ -38,10 +39,10 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: Mapping[str, 
     missing = [name for name in SETS if name not in samples or len(samples[name]) == 0]
     if missing:
         raise ValueError(f"samples must hold base, tuned and data; missing or empty: {missing}")
-    operator = _operator(pde, history)
-    figure = Figure(figsize=(15, 17.5), layout="constrained", dpi=110)
-    figure.suptitle(_headline(pde, result, operator), fontsize=12.5)
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(4, 11, 4), hspace=0.02)
+    operator = _operator(pde, history, result)
+    figure = Figure(figsize=(15, 17.5), layout="constrained", dpi=100)
+    figure.suptitle(_headline(pde, result, operator), fontsize=10.5)
+    top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=(4, 11, 4), hspace=0.02)[:, 0]
     _draw_training(top, history, result, operator)
     tensors = {name: torch.from_numpy(np.asarray(samples[name], dtype=np.float64)) for name in SETS}
     _draw_fields(middle, pde, tensors, operator)
@@ -54,14 +55,14 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: Mapping[str, 
         partial.unlink(missing_ok=True)
 
 
-def _operator(pde: PDE, history: History) -> str:
-    """The operator that was rewarded: the one whose residual the history records."""
+def _operator(pde: PDE, history: History, result: Mapping[str, Any]) -> str:
+    """The operator that was rewarded: the one whose residual the history records, or that the result names."""
     recorded = [name for name in pde.operators if any(f"residual/{name}/mean" in record for record in history)]
-    return recorded[0] if recorded else pde.default_operator
+    return recorded[0] if recorded else result.get("rewarded_operator", pde.default_operator)
 
 
 def _headline(pde: PDE, result: Mapping[str, Any], operator: str) -> str:
-    """Two or three lines: which equation, and base -> tuned (real data) of the figures that matter most."""
+    """Which equation, and base -> tuned (real data) of the figures that matter most."""
     shown = {
         f"residual ({operator})": f"residual/{operator}/mean",
         "re-solve error": "resolve/median",
@@ -74,7 +75,7 @@ def _headline(pde: PDE, result: Mapping[str, Any], operator: str) -> str:
         if all(key in result.get(name, {}) for name in SETS)
     ]
     name = f"{pde.env_id}, {pde.resolution} x {pde.resolution}:  {pde.equation}"
-    return f"{name}\nbase → tuned (real data):  {',  '.join(changes)}" if changes else name
+    return f"{name}\nbase → tuned (real data):    " + ",    ".join(changes) if changes else name
 
 
 def _draw_training(part: SubFigure, history: History, result: Mapping[str, Any], operator: str) -> None:
@@ -114,6 +115,7 @@ def _draw_guard(axes: Axes, history: History, result: Mapping[str, Any], key: st
         for i, bound in enumerate(bounds):
             axes.axhline(bound, color=COLORS["limit"], ls="-.", label=None if i else "guard's limit")
     _mark_kept(axes, result)
+    axes.margins(y=0.15)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
 
@@ -153,10 +155,13 @@ def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor],
         for column in range(count + 1):
             field = _image(grid[row][column], rows[name][column, -1].numpy(), pde, field_norm, field_colors)
             residual = _image(grid[row + 2][column], maps[name][column], pde, map_norm, "magma")
+            _note(grid[row + 2][column], f"mean square {np.mean(maps[name][column] ** 2):.2g}")
+            if column == count:
+                _note(grid[row][column], "real data")
         grid[row][0].set_ylabel(f"{name}: field {channel}\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
         grid[row + 2][0].set_ylabel(f"{name}: |residual|\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
     for column in range(count + 1):
-        grid[0][column].set_title(f"noise sample {column}" if column < count else "real data (two samples)", fontsize=11)
+        grid[0][column].set_title(f"noise {column}" if column < count else "two samples of real data", fontsize=11)
         grid[3][column].set_xlabel(_axis_label(pde.grid.columns))
     part.colorbar(field, ax=grid[:2].ravel().tolist(), label=f"{channel} (physical units)", aspect=30, pad=0.01)
     label = f"|residual|, {operator} operator"
@@ -170,6 +175,11 @@ def _axis_label(axis: Axis) -> str:
 def _image(axes: Axes, values: np.ndarray, pde: PDE, norm: Normalize, colors: str) -> AxesImage:
     extent = (0.0, pde.grid.columns.extent, 0.0, pde.grid.rows.extent)
     return axes.imshow(values, norm=norm, cmap=colors, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
+
+
+def _note(axes: Axes, text: str) -> None:
+    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
+    axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", fontsize=8, bbox=box)
 
 
 def _residual_size(pde: PDE, fields: torch.Tensor, operator: str) -> np.ndarray:
@@ -213,35 +223,33 @@ def _draw_spectrum(axes: Axes, axis: Axis, dimension: int, channel: str, samples
         if name == "data":
             largest, smallest = power.max(), power[:-1].min()
     window = "" if periodic else ", Hann window"
-    axes.set(title=f"Spectrum of {channel} along {axis.name}{window}", xlabel=f"wavenumber along {axis.name} (cycles over the axis)")
-    axes.set(xscale="log", yscale="log", ylabel="mean power (units²)")
+    axes.set(
+        title=f"Spectrum of {channel} along {axis.name}{window}", xlabel=f"wavenumber along {axis.name} (cycles over the axis)"
+    )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set(yscale="log", ylabel="mean power (units²)")
     if largest > 0:
         axes.set_ylim(bottom=max(smallest / 10, largest * fidelity.POWER_FLOOR))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
 
 
-def _draw_histogram(
-    axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], result: Mapping[str, Any], operator: str
-) -> None:
+def _draw_histogram(axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], result: Mapping[str, Any], operator: str) -> None:
     """Per-sample residuals of the shown samples on common logarithmic bins, and the floor."""
     with torch.no_grad():
         residuals = {name: pde.residual(samples[name], operator).numpy() for name in SETS}
     positive = {name: values[np.isfinite(values) & (values > 0)] for name, values in residuals.items()}
     together = np.concatenate(list(positive.values()))
     low, high = (together.min(), together.max()) if together.size else (0.1, 1.0)
-    bins = np.geomspace(low / 1.1, high * 1.1, 41)
+    bins = np.geomspace(low / 1.1, high * 1.1, 61)
     for name in SETS:
         label = f"{LABELS[name]} (n = {len(residuals[name])})"
-        axes.hist(positive[name], bins, color=COLORS[name], alpha=0.25)
-        axes.hist(positive[name], bins, color=COLORS[name], histtype="step", ls=STYLES[name], lw=1.6, label=label)
-    floor = result.get("data", {}).get(f"residual/{operator}/mean")
-    _level_across(axes, floor)
+        axes.hist(positive[name], bins.tolist(), color=COLORS[name], alpha=0.25)
+        axes.hist(positive[name], bins.tolist(), color=COLORS[name], histtype="step", ls=STYLES[name], lw=1.6, label=label)
+    floor = result.get("data", {}).get(f"residual/{operator}/mean", 0)
+    if np.isfinite(floor) and floor > 0:
+        axes.axvline(floor, color=COLORS["data"], ls=":", lw=1.5, label="floor: real data, mean")
     axes.set(title=f"Residual of each sample ({operator})", xlabel="mean square residual", ylabel="samples", xscale="log")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
-
-
-def _level_across(axes: Axes, floor: float | None) -> None:
-    if floor is not None and np.isfinite(floor) and floor > 0:
-        axes.axvline(floor, color=COLORS["data"], ls=":", lw=1.5, label="floor: real data, mean")

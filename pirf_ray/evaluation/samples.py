@@ -1,40 +1,83 @@
-"""samples.h5: generated and real fields side by side, self-describing."""
+"""samples.h5: generated and real fields side by side, self-describing.
+
+A group a set (``base``, ``tuned``, ``data``, ...), each with dataset ``fields`` (sample, channel, row, column), float32,
+physical units. Root attributes: those of solver data (``envs.datasets``) that describe equation and grid, and the caller's;
+``channels`` and ``grid`` are JSON.
+"""
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 
+from envs.datasets import InvalidDataError
 from envs.pdes import PDE
 
+FORMAT = "pirf_ray-samples-1"
+JSON_ATTRIBUTES = ("channels", "grid")
 
-def write_samples(path: Path, pde: PDE, groups: dict[str, torch.Tensor], attributes: dict[str, int | float | str]) -> None:
-    """Groups (base, tuned, data, ...) each with ``fields`` (sample, channel, row, column), float32, physical units."""
+
+def write_samples(path: Path, pde: PDE, groups: Mapping[str, torch.Tensor], attributes: Mapping[str, int | float | str]) -> None:
+    """Write groups of fields (n, c, h, w); the file appears, or replaces an older one, only when complete."""
+    for fields in groups.values():
+        pde.check_fields(fields)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with h5py.File(partial, "w") as file:
-        file.attrs.update(
-            {
-                "env_id": pde.env_id,
-                "equation": pde.equation,
-                "channels": json.dumps(pde.channels),
-                "units": pde.units,
-                "grid": json.dumps(asdict(pde.grid)),
-                "resolution": pde.resolution,
-                **attributes,
-            }
-        )
-        for name, fields in groups.items():
-            pde.check_fields(fields)
-            file.create_group(name).create_dataset("fields", data=fields.float().numpy(), compression="gzip", shuffle=True)
-    os.replace(partial, path)
+    try:
+        with h5py.File(partial, "w") as file:
+            file.attrs.update({**_description(pde), **attributes})
+            for name, fields in groups.items():
+                values = fields.detach().cpu().float().numpy()
+                file.create_group(name).create_dataset("fields", data=values, compression="gzip", shuffle=True)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _description(pde: PDE) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "env_id": pde.env_id,
+        "equation": pde.equation,
+        "channels": json.dumps(pde.channels),
+        "units": pde.units,
+        "grid": json.dumps(asdict(pde.grid)),
+        "resolution": pde.resolution,
+        "solver": pde.solver,
+    }
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
-    """Fields by group."""
-    with h5py.File(path, "r") as file:
+    """Fields (n, c, h, w) by group, float32, physical units. InvalidDataError names what is wrong with the file."""
+    with _opened(path) as file:
         return {name: np.asarray(group["fields"]) for name, group in file.items()}
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Root attributes, ``channels`` and ``grid`` decoded."""
+    with _opened(path) as file:
+        return {name: _plain(name, value) for name, value in file.attrs.items()}
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InvalidDataError(f"{path}: not a readable HDF5 file ({error})") from None
+    if file.attrs.get("format") != FORMAT:
+        found = file.attrs.get("format")
+        file.close()
+        raise InvalidDataError(f"{path}: format is {found!r}, expected {FORMAT!r}")
+    return file
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name in JSON_ATTRIBUTES:
+        return json.loads(value)
+    return value.item() if isinstance(value, np.generic) else value
