@@ -1,6 +1,8 @@
 """What the commands share: dataclasses as flags, one-line errors, progress."""
 
+import contextlib
 import dataclasses
+import io
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -22,14 +24,32 @@ def parse(
     config_type: type[Config], *, argv: list[str] | None, prog: str, description: str | None, default: Any = None
 ) -> Config:
     """Parse flags into a dataclass. Nested groups give plain flags (``--truncation``), grouped in --help."""
-    return tyro.cli(
-        config_type,
-        args=argv,
-        prog=prog,
-        description=description,
-        default=default,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                config_type,
+                args=argv,
+                prog=prog,
+                description=description,
+                default=default,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as ending:
+        refusal = _settings_error(ending)
+        if refusal is not None:  # our own check of a value: one line, instead of tyro's box around it
+            raise refusal from None
+        sys.stderr.write(printed.getvalue())
+        raise
+
+
+def _settings_error(ending: BaseException | None) -> ValueError | None:
+    """The ValueError of a settings class that made tyro exit, if that is why."""
+    while ending is not None:
+        if isinstance(ending, ValueError):
+            return ending
+        ending = ending.__context__
+    return None
 
 
 def flag_value(argv: list[str] | None, flag: str, default: str) -> str:

@@ -76,7 +76,7 @@ class RegularizationSettings:
 class OptimizerSettings:
     """How the weights are updated."""
 
-    updates: int = 120
+    updates: int = 150
     """Updates of the weights in all."""
     batch: int = 16
     """Samples an update, over all learner workers."""
@@ -121,9 +121,9 @@ class RolloutSettings:
     """S, how many updates older than the learner the weights that made a prefix may be. 0 with M=1 is exact."""
     pool: int = 256
     """Prefixes in the pool."""
-    pool_start: int = 32
+    pool_start: int = 64
     """Prefixes in the pool before the first update."""
-    pool_growth: float = 16.0
+    pool_growth: float = 2.0
     """Prefixes added an update, the oldest ones leaving once the pool is full."""
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ class LearnerSettings:
     """GPUs that Ray reserves for each worker."""
     worker_threads: int = 2
     """Torch threads of a worker. Fixed, since it changes rounding."""
-    checkpoint_every: int = 20
+    checkpoint_every: int = 25
     """Updates between checkpoints."""
     max_failures: int = 3
     """Times the learner may be restarted after a lost worker."""
@@ -165,9 +165,9 @@ class LearnerSettings:
 class GuardSettings:
     """The fidelity guard: samples from seeds of their own against held-out solver data, while training goes on."""
 
-    guard_samples: int = 128
+    guard_samples: int = 64
     """Samples of a guard evaluation."""
-    guard_every: int = 10
+    guard_every: int = 15
     """Updates between guard evaluations."""
     guard_amplitude: float = 0.02
     """Largest relative change of the standard deviation against the base model's on the same noise."""

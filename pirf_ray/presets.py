@@ -53,7 +53,5 @@ def paper(env: str) -> TrainConfig:
 
 PRESETS: dict[str, Callable[[str], TrainConfig]] = {"smoke": smoke, "small": small, "paper": paper}
 
-
-def default_preset() -> str:
-    """small, the one whose base model ships; on a GPU it runs as well, and paper needs a base model of one's own."""
-    return "small"
+DEFAULT_PRESET = "small"
+"""The one whose base model ships; paper needs a base model of one's own."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from pirf_ray.cli import changed_flags, check_env, choose, flag_value, parse, progress_bar, run_command
 from pirf_ray.config import TrainConfig
 from pirf_ray.evaluation.figures import result_table
-from pirf_ray.presets import PRESETS, default_preset
+from pirf_ray.presets import DEFAULT_PRESET, PRESETS
 from pirf_ray.progress import LiveLine
 from pirf_ray.runs import RunDirectory
 from pirf_ray.training import absolute, check, evaluate_run, run_training
@@ -28,7 +28,7 @@ class Arguments:
     Without further flags: the shipped base model, Ray on this machine, a few minutes, a run directory with report.png.
     """
 
-    preset: str = "small"
+    preset: str = DEFAULT_PRESET
     """smoke (seconds), small (minutes on two cores) or paper (128x128 on a GPU); sets the defaults of all other flags."""
     out: Path | None = None
     """Run directory to make; default: runs/<env>-<date>-<time>."""
@@ -45,7 +45,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     env = check_env(flag_value(argv, "--env", "Burgers-v0"))
-    preset = flag_value(argv, "--preset", default_preset())
+    preset = flag_value(argv, "--preset", DEFAULT_PRESET)
     default = Arguments(preset=preset, config=choose("preset", preset, PRESETS)(env))
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.train", description=Arguments.__doc__, default=default)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -29,8 +29,14 @@ class Outcome:
     finished: bool
     stopped_by_guard: bool
     kept_update: int
+    actors_lost: int
 
     def sentence(self, asked: int) -> str:
+        """How the run ended, for the user."""
+        lost = f"; {self.actors_lost} rollout actors were lost on the way and their work redone" if self.actors_lost else ""
+        return self._ending(asked) + lost
+
+    def _ending(self, asked: int) -> str:
         if self.stopped_by_guard:
             return (
                 f"the fidelity guard ended the training after {self.updates} of {asked} updates; "
@@ -77,6 +83,7 @@ def outcome(run: RunDirectory) -> Outcome:
         finished=data["finished"],
         stopped_by_guard=guard["stopped"],
         kept_update=guard["kept_update"],
+        actors_lost=data["actors_lost"],
     )
 
 

@@ -102,6 +102,9 @@ class Burgers(PDE):
                     blind to odd-even flicker in time, hence never a reward, only an independent witness.
     ``paper``       the reference operator with its errors (composed central differences, replicate padding on a periodic
                     axis, dt = dx = 1/n), kept for comparison with the literature.
+
+    Mean square residual of solver data (floor), and of the same with white noise of 1e-3 in model units, measured:
+    ``consistent`` at 32^2 7.5e-6 and .0026, at 64^2 3.9e-7 and .0099, at 128^2 1e-12 and .038.
     """
 
     env_id = "Burgers-v0"

@@ -1,0 +1,67 @@
+"""What is installed, what CI runs, and the cluster file."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def readme_lines() -> list[str]:
+    return re.findall(r"^pip install .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+
+
+def test_exactly_the_three_packages_are_installed() -> None:
+    assert PROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["envs*", "pirf_ray*", "tune*"]
+    for folder in (p.parent for p in ROOT.glob("*/**/*.py") if p.relative_to(ROOT).parts[0] in ("envs", "pirf_ray", "tune")):
+        assert (folder / "__init__.py").is_file(), folder
+
+
+def test_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
+    first, second = readme_lines()
+    assert first == "pip install -c constraints.txt -e . && python -m pirf_ray.train --env Burgers-v0"
+    assert second == 'pip install -c constraints.txt -e ".[dev]" && python -m pytest'
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_constraints_pin_every_direct_dependency() -> None:
+    pinned = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert pinned["torch"] == "2.13.0"
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
+    names = [re.match(r"[A-Za-z0-9_-]+", d).group().lower() for d in wanted]
+    assert [name for name in names if name not in pinned] == []
+
+
+def test_shipped_model_has_a_card_and_is_what_its_card_says() -> None:
+    from pirf_ray import zoo
+    from pirf_ray.checkpoints import load_denoiser
+
+    path = zoo.find("Burgers-v0", 32)
+    info, denoiser = load_denoiser(path)
+    card = (path / "CARD.md").read_text()
+    assert f"{sum(p.numel() for p in denoiser.parameters()):,} weights" in card
+    assert f"sigma_data: {info.sigma_data}" in card
+    assert sum(f.stat().st_size for f in path.iterdir()) < 8 * 2**20
+
+
+def test_cluster_file_is_valid() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    assert config["provider"]["region"]
+    assert config["available_node_types"]["gpu_worker"]["resources"]["GPU"] == 1
+    assert all("--dashboard-host=127.0.0.1" in c for c in config["head_start_ray_commands"] if "--head" in c)
+
+
+@pytest.mark.parametrize("pattern", [r"/root/", r"/home/(?!ubuntu)", r"/tmp/", r"https?://(?!arxiv)"])
+def test_no_machine_paths_or_hosts_in_the_tree(pattern: str) -> None:
+    files = [p for s in ("*.py", "*.toml", "*.md", "*.txt", "*.yaml") for p in ROOT.glob(f"**/{s}")]
+    skipped = {"build", "runs", "venv"}
+    own = [p for p in files if not any(part in skipped or part[0] == "." for part in p.relative_to(ROOT).parts)]
+    own.remove(Path(__file__))
+    assert [str(p) for p in own if re.search(pattern, p.read_text())] == []
