@@ -303,7 +303,13 @@ def test_real_initial_conditions_are_typical_and_scaled_ones_are_not(exact, reso
     assert pde.initial_atypicality(u).mean() < 0.05
     assert quiet > 0.3 and loud > 3
     assert (pde.initial_atypicality(0 * u) > 10).all()
-    assert list(pde.conditions) == ["initial_condition"]
+    assert list(pde.conditions) == ["initial_condition", "mean"]
+
+
+def test_the_mean_is_conserved_and_zero_in_every_row(exact):
+    pde, u = make_pde("Burgers-v0", 32), exact[32]
+    assert pde.mean_violation(u).max() < 1e-7  # aliasing of k = 32 and 64 alone: l_32^2 + l_64^2 = 1.6e-8 in variance
+    torch.testing.assert_close(pde.mean_violation(u + 0.1), pde.mean_violation(u) + 0.01, rtol=0.01, atol=0)
 
 
 def test_atypicality_tolerates_the_stated_noise_and_looks_at_row_0_only(exact):
