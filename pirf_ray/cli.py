@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from envs.pdes import REGISTRY
+from pirf_ray.config import LearnerFailed
 
 T = TypeVar("T")
 Config = TypeVar("Config")
@@ -79,14 +81,17 @@ def check_env(name: str) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Run a command: bad input is one line on stderr and exit code 2, Ctrl-C is exit code 130.
 
-    Bad input is ValueError (settings, checkpoints, data files), FileExistsError and FileNotFoundError; anything else is
-    a bug or the machine, and keeps its traceback.
+    Bad input is ValueError (settings, checkpoints, data files), FileExistsError and FileNotFoundError. A run that failed
+    for good is one line and exit code 1. Anything else is a bug or the machine, and keeps its traceback.
     """
     try:
         main()
     except (ValueError, FileExistsError, FileNotFoundError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+    except LearnerFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -104,6 +109,12 @@ def progress_bar(label: str, console: Console | None = None) -> Callable[[Iterab
                 progress.advance(task, len(part))
 
     return track
+
+
+def print_table(table: Table, width: int) -> None:
+    """Print a table; where no terminal sets a width, as wide as it wants to be."""
+    console = Console()
+    (console if console.is_terminal else Console(width=width)).print(table)
 
 
 def samples_progress(console: Console | None = None) -> Progress:

@@ -12,6 +12,10 @@ class ConfigError(ValueError):
     """A setting that cannot work; the message names the flag, what was given and what is allowed."""
 
 
+class LearnerFailed(RuntimeError):
+    """The learner failed for good; the message names the last good checkpoint."""
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ConfigError(message)
@@ -76,7 +80,7 @@ class RegularizationSettings:
 class OptimizerSettings:
     """How the weights are updated."""
 
-    updates: int = 150
+    updates: int = 100
     """Updates of the weights in all."""
     batch: int = 16
     """Samples an update, over all learner workers."""
@@ -123,7 +127,7 @@ class RolloutSettings:
     """Prefixes in the pool."""
     pool_start: int = 64
     """Prefixes in the pool before the first update."""
-    pool_growth: float = 2.0
+    pool_growth: float = 1.0
     """Prefixes added an update, the oldest ones leaving once the pool is full."""
 
     def __post_init__(self) -> None:
@@ -147,7 +151,7 @@ class LearnerSettings:
     """GPUs that Ray reserves for each worker."""
     worker_threads: int = 2
     """Torch threads of a worker. Fixed, since it changes rounding."""
-    checkpoint_every: int = 25
+    checkpoint_every: int = 20
     """Updates between checkpoints."""
     max_failures: int = 3
     """Times the learner may be restarted after a lost worker."""
@@ -167,7 +171,7 @@ class GuardSettings:
 
     guard_samples: int = 64
     """Samples of a guard evaluation."""
-    guard_every: int = 15
+    guard_every: int = 10
     """Updates between guard evaluations."""
     guard_amplitude: float = 0.02
     """Largest relative change of the standard deviation against the base model's on the same noise."""

@@ -4,13 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from envs.datasets import validate
 from pirf_ray.checkpoints import write_json
-from pirf_ray.cli import parse, progress_bar, run_command
+from pirf_ray.cli import parse, print_table, progress_bar, run_command
 from pirf_ray.config import SamplerSettings
-from pirf_ray.evaluation.figures import result_table
+from pirf_ray.evaluation.figures import TABLE_WIDTH, result_table
 from pirf_ray.evaluation.run import evaluate_policy
 from pirf_ray.generate import available
 from pirf_ray.runs import load_policy
@@ -73,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     if arguments.out is not None:
         write_json(arguments.out, evaluation.result)
-    Console().print(result_table(evaluation.result))
+    print_table(result_table(evaluation.result), TABLE_WIDTH)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ actors in the exact mode (M=1, S=0), and with each prefix reused (M=4, S=7) and 
 from dataclasses import dataclass, replace
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from pirf_ray import checkpoints, zoo
 from pirf_ray.checkpoints import ModelInfo
-from pirf_ray.cli import parse, run_command
+from pirf_ray.cli import parse, print_table, run_command
 from pirf_ray.communication import SingleProcess
 from pirf_ray.config import TrainConfig
 from pirf_ray.denoiser import Denoiser
@@ -87,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         figures[name] = measure(config, info, base, ActorSource(config, actors), arguments)
         for actor in actors:
             ray.kill(actor)
-    Console().print(table(figures))
+    print_table(table(figures), 100)
 
 
 def table(figures: dict[str, dict[str, float]]) -> Table:

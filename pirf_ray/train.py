@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pirf_ray.cli import changed_flags, check_env, choose, flag_value, parse, progress_bar, run_command
+from pirf_ray.cli import changed_flags, check_env, choose, flag_value, parse, print_table, progress_bar, run_command
 from pirf_ray.config import TrainConfig
-from pirf_ray.evaluation.figures import result_table
+from pirf_ray.evaluation.figures import TABLE_WIDTH, result_table
 from pirf_ray.presets import DEFAULT_PRESET, PRESETS
 from pirf_ray.progress import LiveLine
 from pirf_ray.runs import RunDirectory
@@ -95,7 +95,7 @@ def go(run: RunDirectory, arguments: Arguments) -> None:
             command = f"python -m pirf_ray.train --env {config.env} --resume {run.paths.root}"
             raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {command}") from None
     evaluation = evaluate_run(run, ending, data=arguments.data, progress=progress_bar("evaluating"))
-    console.print(result_table(evaluation.result))
+    print_table(result_table(evaluation.result), TABLE_WIDTH)
     console.print(ending.sentence(config.optimizer.updates))
     console.print(f"report: {run.paths.report}", soft_wrap=True)
     console.print(f"{time.perf_counter() - STARTED:.0f} s in all")

@@ -12,10 +12,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import tiny_denoiser, write_base
 
 from envs import datasets
 from envs.pdes import make_pde
+from helpers import tiny_denoiser, write_base
 from pirf_ray import api, checkpoints, zoo
 from pirf_ray.runs import RunDirectory
 

@@ -9,7 +9,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pirf_ray.config import ConfigError, TrainConfig
+from pirf_ray.config import ConfigError, LearnerFailed, TrainConfig
 from pirf_ray.distributed.actors import start_actors
 from pirf_ray.distributed.train_loop import train_loop
 from pirf_ray.runs import RunDirectory
@@ -17,6 +17,14 @@ from pirf_ray.runs import RunDirectory
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 MEMORY_STORE_BYTES = 256 * 1024 * 1024
+
+
+def _explain(run: RunDirectory, error: BaseException) -> str:
+    """One line: what failed in the end, and from where the run can go on."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    saved = sorted(run.paths.checkpoints.glob("update_*"))
+    where = f"the last checkpoint is {saved[-1]}; --resume goes on from it" if saved else "no checkpoint was written yet"
+    return f"the learner failed: {lines[-1] if lines else type(error).__name__}; {where}"
 
 
 def required(config: TrainConfig) -> dict[str, float]:
@@ -95,7 +103,7 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
     """Run the learner to its end; ``on_poll`` is called about twice a second. Ray must be connected.
 
     Ctrl-C asks the learner to end after its present update, with a checkpoint, and raises KeyboardInterrupt afterwards.
-    The learner's failure is raised here.
+    LearnerFailed if the learner failed more often than ``max_failures`` allows.
     """
     actors = start_actors(run.config, run.paths.base)
     trainer = make_trainer(run, actors)
@@ -124,6 +132,6 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
         ray.kill(actor)
     run.stop_file.unlink(missing_ok=True)
     if failure:
-        raise failure[0]
+        raise LearnerFailed(_explain(run, failure[0])) from failure[0]
     if interrupted:
         raise KeyboardInterrupt

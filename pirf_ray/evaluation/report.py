@@ -41,7 +41,7 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: Mapping[str, 
         raise ValueError(f"samples must hold base, tuned and data; missing or empty: {missing}")
     operator = _operator(pde, history, result)
     figure = Figure(figsize=(15, 17.5), layout="constrained", dpi=100)
-    figure.suptitle(_headline(pde, result, operator), fontsize=10.5)
+    figure.suptitle(_headline(pde, result, operator), fontsize=10)
     top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=(4, 11, 4), hspace=0.02)[:, 0]
     _draw_training(top, history, result, operator)
     tensors = {name: torch.from_numpy(np.asarray(samples[name], dtype=np.float64)) for name in SETS}
@@ -75,7 +75,7 @@ def _headline(pde: PDE, result: Mapping[str, Any], operator: str) -> str:
         if all(key in result.get(name, {}) for name in SETS)
     ]
     name = f"{pde.env_id}, {pde.resolution} x {pde.resolution}:  {pde.equation}"
-    return f"{name}\nbase → tuned (real data):    " + ",    ".join(changes) if changes else name
+    return f"{name}\nbase → tuned (real data):  " + ",  ".join(changes) if changes else name
 
 
 def _draw_training(part: SubFigure, history: History, result: Mapping[str, Any], operator: str) -> None:
