@@ -59,16 +59,16 @@ def write(
                 for name in sums:
                     sums[name] += float(pde.residual(solved, name).sum())
             floors = {name: total / num_samples for name, total in sums.items()}
-            file.attrs.update(_attributes(pde, seed, stream, floors))
+            file.attrs.update({**describe(pde), "format": FORMAT, "seed": seed, "stream": stream, "floors": json.dumps(floors)})
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return floors
 
 
-def _attributes(pde: PDE, seed: int, stream: str, floors: dict[str, float]) -> dict[str, object]:
+def describe(pde: PDE) -> dict[str, str | int]:
+    """Root attributes that say which equation on which grid a file's fields belong to; lists and grids as JSON."""
     return {
-        "format": FORMAT,
         "env_id": pde.env_id,
         "equation": pde.equation,
         "channels": json.dumps(pde.channels),
@@ -76,9 +76,6 @@ def _attributes(pde: PDE, seed: int, stream: str, floors: dict[str, float]) -> d
         "grid": json.dumps(asdict(pde.grid)),
         "resolution": pde.resolution,
         "solver": pde.solver,
-        "seed": seed,
-        "stream": stream,
-        "floors": json.dumps(floors),
     }
 
 

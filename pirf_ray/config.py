@@ -1,5 +1,6 @@
 """Settings of a fine-tuning run: typed, frozen, checked before anything starts. Every field is a command-line flag."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,25 @@ def _require(holds: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _require_each(settings: object, names: tuple[str, ...], rule: str, holds: Callable[[float], bool]) -> None:
+    """``rule`` is said of the flag of each named field, and ``holds`` checks its value."""
+    for name in names:
+        value = getattr(settings, name)
+        _require(holds(value), f"--{name.replace('_', '-')} must {rule}, got {value}")
+
+
+def _positive(settings: object, *names: str) -> None:
+    _require_each(settings, names, "be positive", lambda value: value > 0)
+
+
+def _not_negative(settings: object, *names: str) -> None:
+    _require_each(settings, names, "not be negative", lambda value: value >= 0)
+
+
+def _at_least(settings: object, least: int, *names: str) -> None:
+    _require_each(settings, names, f"be at least {least}", lambda value: value >= least)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
     """The sampler whose samples are made physical."""
@@ -31,7 +51,7 @@ class SamplerSettings:
     """Order of the sampler's steps: heun (2) or euler (1)."""
 
     def __post_init__(self) -> None:
-        _require(self.num_steps >= 1, f"--num-steps must be at least 1, got {self.num_steps}")
+        _at_least(self, 1, "num_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +76,10 @@ class PirfSettings:
     """Weight of each boundary or initial condition beside the residual's weight of 1."""
 
     def __post_init__(self) -> None:
-        _require(self.truncation >= 1, f"--truncation must be at least 1, got {self.truncation}")
+        _at_least(self, 1, "truncation")
         _require(self.levels >= 0, f"--levels must be 0 (all layers) or more, got {self.levels}")
-        _require(self.reference_noise > 0, f"--reference-noise must be positive, got {self.reference_noise}")
-        _require(self.condition_weight >= 0, f"--condition-weight must not be negative, got {self.condition_weight}")
+        _positive(self, "reference_noise")
+        _not_negative(self, "condition_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +92,7 @@ class RegularizationSettings:
     """mu of mu * ||LP(x_0 - x_0^base)||^2 / ||x_0^base||^2, LP a 4x4 average, x_0^base the base model's output from the same prefix."""
 
     def __post_init__(self) -> None:
-        _require(self.l2 >= 0, f"--l2 must not be negative, got {self.l2}")
-        _require(self.anchor >= 0, f"--anchor must not be negative, got {self.anchor}")
+        _not_negative(self, "l2", "anchor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +115,9 @@ class OptimizerSettings:
     """Updates with a non-finite gradient that are skipped before the run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch", "micro_batch", "learning_rate", "clip_norm"):
-            flag = "--" + name.replace("_", "-")
-            _require(getattr(self, name) > 0, f"{flag} must be positive, got {getattr(self, name)}")
+        _positive(self, "updates", "batch", "micro_batch", "learning_rate", "clip_norm")
         _require(0 <= self.ema_decay < 1, f"--ema-decay must be in [0, 1), got {self.ema_decay}")
-        _require(self.max_skipped >= 0, f"--max-skipped must not be negative, got {self.max_skipped}")
+        _not_negative(self, "max_skipped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +148,8 @@ class RolloutSettings:
     """Prefixes added an update, the oldest ones leaving once the pool is full."""
 
     def __post_init__(self) -> None:
-        for name in ("actors", "actor_threads", "chunk", "reuse", "pool", "pool_start"):
-            flag = "--" + name.replace("_", "-")
-            _require(getattr(self, name) >= 1, f"{flag} must be at least 1, got {getattr(self, name)}")
-        for name in ("actor_cpus", "actor_gpus", "staleness", "pool_growth"):
-            flag = "--" + name.replace("_", "-")
-            _require(getattr(self, name) >= 0, f"{flag} must not be negative, got {getattr(self, name)}")
+        _at_least(self, 1, "actors", "actor_threads", "chunk", "reuse", "pool", "pool_start")
+        _not_negative(self, "actor_cpus", "actor_gpus", "staleness", "pool_growth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +170,8 @@ class LearnerSettings:
     """Times the learner may be restarted after a lost worker."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "worker_threads", "checkpoint_every"):
-            flag = "--" + name.replace("_", "-")
-            _require(getattr(self, name) >= 1, f"{flag} must be at least 1, got {getattr(self, name)}")
-        for name in ("worker_cpus", "worker_gpus", "max_failures"):
-            flag = "--" + name.replace("_", "-")
-            _require(getattr(self, name) >= 0, f"{flag} must not be negative, got {getattr(self, name)}")
+        _at_least(self, 1, "workers", "worker_threads", "checkpoint_every")
+        _not_negative(self, "worker_cpus", "worker_gpus", "max_failures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,11 +190,10 @@ class GuardSettings:
     """Guard evaluations in a row outside the limits that end the training."""
 
     def __post_init__(self) -> None:
-        _require(self.guard_samples >= 2, f"--guard-samples must be at least 2, got {self.guard_samples}")
-        _require(self.guard_every >= 1, f"--guard-every must be at least 1, got {self.guard_every}")
-        _require(self.guard_amplitude > 0, f"--guard-amplitude must be positive, got {self.guard_amplitude}")
-        _require(self.guard_energy > 0, f"--guard-energy must be positive, got {self.guard_energy}")
-        _require(self.guard_patience >= 1, f"--guard-patience must be at least 1, got {self.guard_patience}")
+        _at_least(self, 2, "guard_samples")
+        _at_least(self, 1, "guard_every")
+        _positive(self, "guard_amplitude", "guard_energy")
+        _at_least(self, 1, "guard_patience")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +206,7 @@ class EvaluationSettings:
     """Held-out solver samples that they are compared with."""
 
     def __post_init__(self) -> None:
-        _require(self.samples >= 2, f"--samples must be at least 2, got {self.samples}")
-        _require(self.real >= 2, f"--real must be at least 2, got {self.real}")
+        _at_least(self, 2, "samples", "real")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +231,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         k, n = self.pirf.truncation, self.sampler.num_steps
         _require(k <= n, f"--truncation must be in [1, {n}] (the sampler's steps), got {k}")
-        _require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+        _not_negative(self, "seed")
         r, batch, workers = self.rollout, self.optimizer.batch, self.learner.workers
         _require(batch % r.chunk == 0, f"--batch must be a multiple of --chunk {r.chunk}, got {batch}")
         _require(

@@ -146,3 +146,14 @@ def test_a_killed_actor_loses_no_batch_and_doubles_none(tmp_path: Path) -> None:
     expected = fit(EXACT, SingleProcess())
     weights = tuning.learner.weights()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_failed_learner_names_its_last_checkpoint(tmp_path: Path) -> None:
+    from pirf_ray.distributed.driver import _explain
+    from pirf_ray.runs import RunDirectory
+
+    run = RunDirectory.create(tmp_path / "run", EXACT, write_base(tmp_path / "base"))
+    error = RuntimeError("Training failed\n  pirf_ray.learner.TrainingDiverged: 3 updates had a non-finite gradient\n")
+    assert "TrainingDiverged: 3 updates had a non-finite gradient; no checkpoint was written yet" in _explain(run, error)
+    (run.paths.checkpoints / "update_000040").mkdir()
+    assert "update_000040; --resume goes on from it" in _explain(run, error)

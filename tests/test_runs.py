@@ -229,6 +229,16 @@ def test_generate_and_evaluate_take_a_run(finished: Path, tmp_path: Path) -> Non
     assert json.loads(figures.read_text())["num_samples"] == 8
 
 
+@pytest.mark.slow
+def test_two_learner_workers_end_where_one_does(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run("train", "--env", "Burgers-v0", "--preset", "smoke", "--workers", "2", "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    ours, theirs = RunDirectory.open(out).history(), RunDirectory.open(finished).history()
+    assert [r["rollout/sample_ids"] for r in ours] == [r["rollout/sample_ids"] for r in theirs]
+    assert [r["reward/mean"] for r in ours] == pytest.approx([r["reward/mean"] for r in theirs], rel=0.02)
+
+
 def wait_for(condition, timeout: float = 120) -> None:
     end = time.monotonic() + timeout
     while not condition():
@@ -261,7 +271,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_finishes(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(out)
     wait_for(lambda: updates(out) >= 3)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the driver and all of Ray's processes get it
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "go on with: python -m pirf_ray.train --env Burgers-v0 --resume" in errors

@@ -8,7 +8,6 @@ physical units. Root attributes: those of solver data (``envs.datasets``) that d
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import h5py
 import numpy as np
 import torch
 
-from envs.datasets import InvalidDataError
+from envs.datasets import InvalidDataError, describe
 from envs.pdes import PDE
 
 FORMAT = "pirf_ray-samples-1"
@@ -31,26 +30,13 @@ def write_samples(path: Path, pde: PDE, groups: Mapping[str, torch.Tensor], attr
     partial = path.with_name(path.name + ".partial")
     try:
         with h5py.File(partial, "w") as file:
-            file.attrs.update({**_description(pde), **attributes})
+            file.attrs.update({**describe(pde), "format": FORMAT, **attributes})
             for name, fields in groups.items():
                 values = fields.detach().cpu().float().numpy()
                 file.create_group(name).create_dataset("fields", data=values, compression="gzip", shuffle=True)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _description(pde: PDE) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "env_id": pde.env_id,
-        "equation": pde.equation,
-        "channels": json.dumps(pde.channels),
-        "units": pde.units,
-        "grid": json.dumps(asdict(pde.grid)),
-        "resolution": pde.resolution,
-        "solver": pde.solver,
-    }
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
