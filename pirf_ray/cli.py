@@ -5,6 +5,8 @@ import dataclasses
 import io
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from pirf_ray.config import LearnerFailed
 T = TypeVar("T")
 Config = TypeVar("Config")
 USAGE_ERROR = 2
+PLAIN_SECONDS = 15.0
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -46,9 +49,13 @@ def parse(
 
 
 def _settings_error(ending: BaseException | None) -> ValueError | None:
-    """The ValueError of a settings class that made tyro exit, if that is why."""
+    """The ValueError that a settings class raised in its own check, if that is why tyro exited.
+
+    A value of the wrong type ends in a ValueError too (int("abc")), but only tyro's message about it names the flag.
+    """
     while ending is not None:
-        if isinstance(ending, ValueError):
+        calls = traceback.extract_tb(ending.__traceback__)
+        if isinstance(ending, ValueError) and any(call.name == "__post_init__" for call in calls):
             return ending
         ending = ending.__context__
     return None
@@ -98,15 +105,23 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def progress_bar(label: str, console: Console | None = None) -> Callable[[Iterable[range]], Iterator[range]]:
-    """Wraps an iterable of ranges of samples; shows how many samples are done (only on a terminal)."""
+    """Wraps an iterable of ranges of samples; shows how many are done: a bar, or where there is no terminal a line at times."""
 
     def track(parts: Iterable[range]) -> Iterator[range]:
         listed = list(parts)
+        total, done = sum(len(part) for part in listed), 0
+        started = printed = time.monotonic()
         with samples_progress(console) as progress:
-            task = progress.add_task(label, total=sum(len(part) for part in listed))
+            task = progress.add_task(label, total=total)
             for part in listed:
                 yield part
                 progress.advance(task, len(part))
+                done, now = done + len(part), time.monotonic()
+                if not progress.console.is_terminal and now - printed >= PLAIN_SECONDS:
+                    printed = now
+                    rate = done / (now - started)
+                    line = f"{label} {done}/{total} | {rate:.1f} samples/s | {(total - done) / rate / 60:.1f} min left"
+                    progress.console.print(line, highlight=False, soft_wrap=True)
 
     return track
 

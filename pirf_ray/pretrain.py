@@ -1,78 +1,36 @@
 """``python -m pirf_ray.pretrain``: train a base model by denoising score matching."""
 
+import re
+import shlex
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import tyro
 from rich.console import Console
 
 from envs import datasets
 from envs.datasets import FieldFile
-from envs.pdes import PDE, make_pde
+from envs.pdes import make_pde
 from pirf_ray import checkpoints
 from pirf_ray.cards import write_card
 from pirf_ray.cli import check_env, choose, flag_value, parse, progress_bar, run_command
-from pirf_ray.config import SamplerSettings
+from pirf_ray.config import ConfigError, SamplerSettings
 from pirf_ray.evaluation.run import evaluate_policy
 from pirf_ray.generate import available
-from pirf_ray.networks import NetworkConfig
 from pirf_ray.policy import Policy
+from pirf_ray.pretrain_presets import PRESETS, Preset
 from pirf_ray.pretraining import Pretrainer, PretrainSettings
 
 CHECKPOINT_UPDATES = 500
 LINE_SECONDS = 15.0
 CARD_STEPS = (10, 20, 40)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """What a preset decides."""
-
-    settings: PretrainSettings
-    training_samples: int
-    card_samples: int
-    card_real: int
-
-
-def smoke(pde_type: type[PDE]) -> Preset:
-    """Seconds: for tests."""
-    pde = pde_type(8)
-    network = NetworkConfig(
-        resolution=8, channels=len(pde.channels), model_channels=8, channel_mult=(1, 2), num_blocks=1, periodic=pde.grid.periodic
-    )
-    settings = PretrainSettings(network=network, images=640, batch=8, warmup_images=64, noise_mean=-2.5, noise_std=1.5)
-    return Preset(settings=settings, training_samples=64, card_samples=16, card_real=32)
-
-
-def small(pde_type: type[PDE]) -> Preset:
-    """40 minutes on two cores: what ships. The noise law sits where the data's small scales are decided (sigma_data .14)."""
-    pde = pde_type(32)
-    network = NetworkConfig(channels=len(pde.channels), num_blocks=1, periodic=pde.grid.periodic)
-    settings = PretrainSettings(network=network, images=224_000, noise_mean=-2.5, noise_std=1.5)
-    return Preset(settings=settings, training_samples=32_768, card_samples=1024, card_real=2048)
-
-
-def paper(pde_type: type[PDE]) -> Preset:
-    """128x128 with the architecture of Yuan et al. 2025 and EDM's noise law, for GPUs."""
-    pde = pde_type(128)
-    network = NetworkConfig(
-        resolution=128,
-        channels=len(pde.channels),
-        model_channels=128,
-        channel_mult=(2, 2, 2),
-        num_blocks=4,
-        attn_resolutions=(16,),
-        periodic=pde.grid.periodic,
-    )
-    settings = PretrainSettings(
-        network=network, images=10_000_000, batch=128, learning_rate=2e-4, warmup_images=1_000_000, ema_decay=0.9995
-    )
-    return Preset(settings=settings, training_samples=50_000, card_samples=1024, card_real=2048)
-
-
-PRESETS: dict[str, Callable[[type[PDE]], Preset]] = {"smoke": smoke, "small": small, "paper": paper}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +51,19 @@ class Arguments:
     training_samples: int = 32_768
     """Samples to solve where --data is not given (stream train, seed 0)."""
     resume: bool = False
-    """Go on from OUT/checkpoint."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """cpu, cuda or cuda:1."""
-    threads: int = torch.get_num_threads()
-    """Torch threads."""
+    """Go on from OUT/checkpoint, with the flags that this training was started with."""
+    device: str = "auto"
+    """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
+    threads: int = field(default_factory=torch.get_num_threads)
+    """Torch threads. They change rounding."""
     settings: PretrainSettings = field(default_factory=PretrainSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("training_samples", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.device not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", self.device):
+            raise ConfigError(f"--device must be auto, cpu, cuda or cuda:1, got {self.device!r}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -106,24 +71,50 @@ def main(argv: list[str] | None = None) -> None:
     name = flag_value(argv, "--preset", "small")
     preset = choose("preset", name, PRESETS)(type(make_pde(env)))
     default = Arguments(
-        out=Path(flag_value(argv, "--out", "")), preset=name, settings=preset.settings, training_samples=preset.training_samples
+        out=tyro.MISSING, env=env, preset=name, settings=preset.settings, training_samples=preset.training_samples
     )
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.pretrain", description=Arguments.__doc__, default=default)
-    if str(arguments.out) == ".":
-        raise ValueError("--out is missing: the directory of this training")
-    checkpoint = arguments.out / "checkpoint"
-    if not arguments.resume and arguments.out.exists() and any(arguments.out.iterdir()):
-        raise FileExistsError(
-            f"{arguments.out}: output directory holds another run; go on with --resume, or choose another --out"
-        )
+    check_out(arguments)
     torch.set_num_threads(arguments.threads)
-    device = torch.device(available(arguments.device))
-    data = training_data(arguments)
-    trainer = Pretrainer(arguments.settings, env, data, device)
+    trainer = Pretrainer(arguments.settings, env, training_data(arguments), device(arguments))
+    checkpoint = arguments.out / "checkpoint"
     if arguments.resume and checkpoint.exists():
-        trainer.load(checkpoint)
-    train(trainer, checkpoint, f"python -m pirf_ray.pretrain --env {env} --preset {name} --out {arguments.out} --resume")
-    finish(trainer, arguments, preset, command=f"python -m pirf_ray.pretrain --env {env} --preset {name}")
+        resume(trainer, checkpoint)
+    base = ["python", "-m", "pirf_ray.pretrain", "--env", env, "--preset", name]
+    again = [*base, *other_flags(argv), *(["--data", str(arguments.data)] if arguments.data else [])]
+    train(trainer, checkpoint, shlex.join([*again, "--out", str(arguments.out), "--resume"]))
+    finish(trainer, arguments, preset, shlex.join([*base, *other_flags(argv)]) + (" --data FILE.h5" if arguments.data else ""))
+
+
+def other_flags(argv: list[str] | None) -> list[str]:
+    """The given flags but those that name the PDE, the preset and files: what says the training again."""
+    given, kept = iter(sys.argv[1:] if argv is None else argv), []
+    for word in given:
+        flag, equals, _ = word.partition("=")
+        if flag in ("--env", "--preset", "--out", "--data"):
+            if not equals:
+                next(given, None)
+        elif flag not in ("--resume", "--no-resume"):
+            kept.append(word)
+    return kept
+
+
+def check_out(arguments: Arguments) -> None:
+    """A new training needs a directory of its own, a resumed one that of before, and the data of before."""
+    out = arguments.out
+    if arguments.resume:
+        if not out.is_dir():
+            raise FileNotFoundError(f"--resume: {out}: no such directory; leave --resume out to start there")
+        if (out / "checkpoint").exists() and arguments.data is None and not (out / "data.h5").exists():
+            raise FileNotFoundError(f"--resume: {out} holds no data.h5: it was trained on a file; give the same one with --data")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: output directory holds another run; go on with --resume, or choose another --out")
+
+
+def device(arguments: Arguments) -> torch.device:
+    if arguments.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(available(arguments.device))
 
 
 def training_data(arguments: Arguments) -> FieldFile:
@@ -137,13 +128,52 @@ def training_data(arguments: Arguments) -> FieldFile:
     return FieldFile(path, pde)
 
 
+def described(data: FieldFile) -> dict[str, int | str]:
+    """Which data a model was trained on."""
+    return {"seed": data.seed, "stream": data.stream, "samples": len(data)}
+
+
+def resume(trainer: Pretrainer, checkpoint: Path) -> None:
+    """Go on from a checkpoint of the same settings and the same data."""
+    _, meta = checkpoints.load_meta(checkpoint)
+    if meta["data"] != described(trainer.data):
+        raise checkpoints.CheckpointError(
+            f"{checkpoint}: was trained on {meta['data']}, the data given is {described(trainer.data)}"
+        )
+    trainer.load(checkpoint)
+
+
+@contextmanager
+def whole_updates() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event and lets the update end, so that a resumed training has the bits of one never stopped.
+
+    A second Ctrl-C stops at once.
+    """
+    stop = threading.Event()
+
+    def ask(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def train(trainer: Pretrainer, checkpoint: Path, resume_command: str) -> None:
     """To the end, with a checkpoint every 500 updates; Ctrl-C leaves one too and says how to go on."""
     console = Console(stderr=True)
     started, first, printed = time.monotonic(), trainer.update_index, 0.0
-    try:
-        while not trainer.finished:
-            trainer.step()
+    with whole_updates() as stop:
+        while not trainer.finished and not stop.is_set():
+            try:
+                trainer.step()
+            except FloatingPointError as error:
+                kept = f"the last checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
+                raise ConfigError(f"{error}; {kept}") from error
             if trainer.update_index % CHECKPOINT_UPDATES == 0:
                 trainer.save(checkpoint)
             if time.monotonic() - printed > LINE_SECONDS or trainer.finished:
@@ -155,20 +185,19 @@ def train(trainer: Pretrainer, checkpoint: Path, resume_command: str) -> None:
                     f"{rate * trainer.settings.batch:.0f} images/s | {left:.1f} min left",
                     highlight=False,
                 )
-    except KeyboardInterrupt:
         trainer.save(checkpoint)
-        raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {resume_command}") from None
-    trainer.save(checkpoint)
+    if stop.is_set():
+        raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {resume_command}")
 
 
-def finish(trainer: Pretrainer, arguments: Arguments, preset: Preset, *, command: str) -> None:
+def finish(trainer: Pretrainer, arguments: Arguments, preset: Preset, command: str) -> None:
     """Write OUT/model, the averaged weights, and its card with figures measured on seeds that training never saw."""
     path = arguments.out / "model"
     meta = {
         "kind": "base",
         "images": trainer.update_index * trainer.settings.batch,
         "mean_loss": trainer.mean_loss,
-        "data": {"seed": trainer.data.seed, "stream": trainer.data.stream, "samples": len(trainer.data)},
+        "data": described(trainer.data),
     }
     config = checkpoints.read_json(arguments.out / "checkpoint" / checkpoints.CONFIG)
     checkpoints.save(path, info=trainer.info, model=None, ema=trainer.ema.tensors, optimizer=None, config=config, meta=meta)

@@ -21,6 +21,15 @@ def test_exactly_the_three_packages_are_installed() -> None:
         assert (folder / "__init__.py").is_file(), folder
 
 
+def test_everything_in_the_zoo_is_package_data() -> None:
+    zoo = ROOT / "pirf_ray" / "zoo"
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["pirf_ray.zoo"]
+    shipped = {path for pattern in patterns for path in zoo.glob(pattern) if path.is_file()}
+    files = {path for path in zoo.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert files
+    assert files <= shipped
+
+
 def test_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
     first, second = readme_lines()
     assert first == "pip install -c constraints.txt -e . && python -m pirf_ray.train --env Burgers-v0"
@@ -54,6 +63,10 @@ def test_cluster_file_is_valid() -> None:
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     validate_config(prepare_config(config))
     assert config["provider"]["region"]
+    pinned, install = config["setup_commands"][-2:]
+    assert pinned.endswith("> " + re.search(r"-c (\S+)", install).group(1))
+    assert "'^ray=='" in pinned
+    assert re.search(r"^ray==", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
     assert config["available_node_types"]["gpu_worker"]["resources"]["GPU"] == 1
     assert all("--dashboard-host=127.0.0.1" in c for c in config["head_start_ray_commands"] if "--head" in c)
 
