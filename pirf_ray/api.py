@@ -72,11 +72,10 @@ def configure(env: str, **settings: Any) -> TrainConfig:
         value = getattr(config, group.name)
         known = {f.name for f in fields(value)} if hasattr(value, "__dataclass_fields__") else set()
         chosen = {name: settings.pop(name) for name in known & settings.keys()}
-        if group.name in settings:
-            chosen_value = settings.pop(group.name)
-            config = replace(config, **{group.name: chosen_value})
-        elif chosen:
+        if chosen:
             config = replace(config, **{group.name: replace(value, **chosen)})
+        elif group.name in settings:
+            config = replace(config, **{group.name: settings.pop(group.name)})
     if settings:
         raise ValueError(f"unknown settings: {', '.join(sorted(settings))}")
     return config
@@ -90,7 +89,9 @@ def fine_tune(
     on_record: Callable[[Record], None] | None = None,
     **settings: Any,
 ) -> Model:
-    """Fine-tune a base model in this process; returns the guard's best model. Settings as in ``configure``."""
+    """Fine-tune a base model in this process; returns the guard's best model. Either ``config`` or settings as in ``configure``."""
+    if config is not None and settings:
+        raise ValueError(f"give config or single settings, not both: {', '.join(sorted(settings))}")
     config = config or configure(model.info.env_id, resolution=model.info.resolution, **settings)
     base = model.policy.base
     device = next(base.parameters()).device
