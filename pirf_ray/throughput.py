@@ -69,10 +69,8 @@ def main(argv: list[str] | None = None) -> None:
     path = zoo.find(arguments.env, small(arguments.env).resolution)
     info, base = checkpoints.load_denoiser(path)
     figures = {}
-    import ray  # takes seconds: after the checks
-
-    from pirf_ray.distributed import driver
-    from pirf_ray.distributed.actors import start_actors
+    from pirf_ray.distributed import driver  # Ray takes seconds to import: after the checks
+    from pirf_ray.distributed.actors import start_actors, stop_actors, wait_until_up
     from pirf_ray.distributed.source import ActorSource
 
     for name, config in settings(arguments).items():
@@ -82,10 +80,9 @@ def main(argv: list[str] | None = None) -> None:
             continue
         driver.connect(config, None)
         actors = start_actors(config, absolute(path))
-        ray.get([actor.ping.remote() for actor in actors])
+        wait_until_up(actors)
         figures[name] = measure(config, info, base, ActorSource(config, actors), arguments)
-        for actor in actors:
-            ray.kill(actor)
+        stop_actors(actors)
     print_table(table(figures), 100)
 
 

@@ -85,3 +85,14 @@ def start_actors(config: TrainConfig, base: Path) -> list[Any]:
         max_task_retries=0,
     )(RolloutActor)
     return [remote.remote(config, base) for _ in range(config.rollout.actors)]
+
+
+def wait_until_up(actors: list[Any]) -> None:
+    """Return when every actor answers."""
+    ray.get([actor.ping.remote() for actor in actors])
+
+
+def stop_actors(actors: list[Any]) -> None:
+    """End the actors and free what they reserve."""
+    for actor in actors:
+        ray.kill(actor)

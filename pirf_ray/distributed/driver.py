@@ -2,15 +2,17 @@
 
 import logging
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pirf_ray.config import ConfigError, LearnerFailed, TrainConfig
-from pirf_ray.distributed.actors import start_actors
+from pirf_ray.distributed.actors import start_actors, stop_actors
 from pirf_ray.distributed.train_loop import train_loop
 from pirf_ray.runs import RunDirectory
 
@@ -56,6 +58,23 @@ def local_resources() -> dict[str, float]:
     return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
 
 
+@contextmanager
+def children_ignore_ctrl_c() -> Iterator[None]:
+    """Processes started here inherit an ignored SIGINT.
+
+    A terminal sends Ctrl-C to all of them, and a learner that it killed could not write its checkpoint: only the driver
+    acts on it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def connect(config: TrainConfig, address: str | None) -> None:
     """Join the cluster at ``address`` (or RAY_ADDRESS), or start Ray here with every port on loopback; check resources."""
     if ray.is_initialized():
@@ -70,13 +89,14 @@ def connect(config: TrainConfig, address: str | None) -> None:
     else:
         have = local_resources()
         check_resources(config, have)
-        ray.init(
-            num_cpus=int(have["CPU"]),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=MEMORY_STORE_BYTES,
-        )
+        with children_ignore_ctrl_c():
+            ray.init(
+                num_cpus=int(have["CPU"]),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=MEMORY_STORE_BYTES,
+            )
     check_resources(config, ray.cluster_resources())
 
 
@@ -128,8 +148,7 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
                 raise
             interrupted = True
             run.stop_file.touch()
-    for actor in actors:
-        ray.kill(actor)
+    stop_actors(actors)
     run.stop_file.unlink(missing_ok=True)
     if failure:
         raise LearnerFailed(_explain(run, failure[0])) from failure[0]
