@@ -128,20 +128,23 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
     actors = start_actors(run.config, run.paths.base)
     trainer = make_trainer(run, actors)
     failure: list[BaseException] = []
+    # Not thread.join: interrupted by Ctrl-C, Python 3.11 takes a thread that still runs for one that has ended.
+    done = threading.Event()
 
     def fit() -> None:
         try:
             trainer.fit()
         except BaseException as error:  # re-raised by the driver's main thread, below
             failure.append(error)
+        finally:
+            done.set()
 
     # In a thread of its own: on the main thread Ray Train's SIGINT handler would kill the learner before its checkpoint.
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
+    threading.Thread(target=fit, daemon=True).start()
     interrupted = False
-    while thread.is_alive():
+    while not done.is_set():
         try:
-            thread.join(POLL_SECONDS)
+            done.wait(POLL_SECONDS)
             on_poll()
         except KeyboardInterrupt:
             if interrupted:
