@@ -6,7 +6,8 @@
 | action      | Box(c, h, w) float32: the denoised prediction, model units                                       |
 | reward      | 0, then at sigma = 0 the physics reward of the finished sample (default: -mean square residual)   |
 
-``terminated`` at sigma = 0, ``truncated`` never. Arguments: resolution, num_steps, solver, operator, reward.
+``terminated`` at sigma = 0, ``truncated`` never. Arguments: resolution, num_steps, solver, operator, reward, and the PDE's own parameters
+(``reynolds`` of Kolmogorov flow).
 """
 
 from collections.abc import Sequence
@@ -31,9 +32,16 @@ class _Episode:
     """What both environments share: the PDE, the process, the reward and the spaces of one sample."""
 
     def __init__(
-        self, env_id: str, resolution: int | None, num_steps: int, solver: Solver, operator: str, reward: Reward | None
+        self,
+        env_id: str,
+        resolution: int | None,
+        num_steps: int,
+        solver: Solver,
+        operator: str,
+        reward: Reward | None,
+        parameters: dict[str, float],
     ) -> None:
-        self.pde = make_pde(env_id, resolution)
+        self.pde = make_pde(env_id, resolution, **parameters)
         self.process = DenoisingProcess(num_steps, solver)
         self.reward = physics_reward(self.pde, operator=operator) if reward is None else reward
         fields = Box(-np.inf, np.inf, self.pde.shape, np.float32)
@@ -58,8 +66,9 @@ class DenoisingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         solver: Solver = "heun",
         operator: str = "",
         reward: Reward | None = None,
+        **parameters: float,
     ) -> None:
-        self._episode = _Episode(env_id, resolution, num_steps, solver, operator, reward)
+        self._episode = _Episode(env_id, resolution, num_steps, solver, operator, reward, parameters)
         self.observation_space = self._episode.observation_space
         self.action_space = self._episode.action_space
         self._state: State | None = None
@@ -115,10 +124,11 @@ class DenoisingVectorEnv(VectorEnv[dict[str, torch.Tensor], torch.Tensor, torch.
         reward: Reward | None = None,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        **parameters: float,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        self._episode = _Episode(env_id, resolution, num_steps, solver, operator, reward)
+        self._episode = _Episode(env_id, resolution, num_steps, solver, operator, reward, parameters)
         self.num_envs, self.device, self.dtype = num_envs, device, dtype
         self.single_observation_space = self._episode.observation_space
         self.single_action_space = self._episode.action_space

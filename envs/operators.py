@@ -38,3 +38,20 @@ def central_difference_replicate(u: torch.Tensor, spacing: float, dim: int) -> t
     padded = F.pad(u, (1, 1, 0, 0) if dim == -1 else (0, 0, 1, 1), mode="replicate")
     size = u.shape[dim]
     return (padded.narrow(dim, 2, size) - padded.narrow(dim, 0, size)) / (2 * spacing)
+
+
+def five_point_laplacian(u: torch.Tensor, spacing: tuple[float, float]) -> torch.Tensor:
+    """Second-order Laplacian of u (..., h, w) on the interior points (..., h-2, w-2)."""
+    rows = u[..., 2:, 1:-1] - 2 * u[..., 1:-1, 1:-1] + u[..., :-2, 1:-1]
+    columns = u[..., 1:-1, 2:] - 2 * u[..., 1:-1, 1:-1] + u[..., 1:-1, :-2]
+    return rows / spacing[0] ** 2 + columns / spacing[1] ** 2
+
+
+def nine_point_laplacian(u: torch.Tensor, spacing: tuple[float, float]) -> torch.Tensor:
+    """lap5 u + (h^2/6) u_xxyy on a square grid (..., h-2, w-2): with a source of (1 + h^2/12 lap) f it is of fourth order."""
+
+    def second(v: torch.Tensor, dim: int) -> torch.Tensor:
+        size = v.shape[dim]
+        return (v.narrow(dim, 2, size - 2) - 2 * v.narrow(dim, 1, size - 2) + v.narrow(dim, 0, size - 2)) / spacing[dim] ** 2
+
+    return five_point_laplacian(u, spacing) + spacing[0] ** 2 / 6 * second(second(u, -1), -2)

@@ -6,14 +6,14 @@ stated small noise. Below the floor nothing is gained: v is clipped there, and t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal, Protocol, get_args
 
 import torch
 
 from envs import seeding
-from envs.pdes import PDE, make_pde
+from envs.pdes import PDE
 
 RewardForm = Literal["plain", "log", "saturating"]
 Violation = Callable[[torch.Tensor], torch.Tensor]
@@ -38,6 +38,9 @@ class Term:
             raise ValueError(f"weight of reward term {self.name!r} must not be negative, got {self.weight}")
         if not 0 <= self.floor <= self.reference:
             raise ValueError(f"reward term {self.name!r} needs 0 <= floor <= reference, got {self.floor} and {self.reference}")
+
+    def __rmul__(self, factor: float) -> "Term":
+        return replace(self, weight=factor * self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ def shaped(violation: torch.Tensor, form: RewardForm, *, floor: float, reference
 
 
 class PhysicsReward:
-    """Weighted sum of shaped terms. Differentiable, per sample."""
+    """Weighted sum of shaped terms. Differentiable, per sample. ``reward + 0.3 * term`` is a reward with one term more."""
 
     differentiable = True
     per_sample = True
@@ -85,7 +88,13 @@ class PhysicsReward:
             raise ValueError("a reward needs at least one term")
         if form not in get_args(RewardForm):
             raise ValueError(f"unknown reward form {form!r}; known: {sorted(get_args(RewardForm))}")
+        names = [term.name for term in terms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the terms of a reward need different names, got {names}")
         self.terms, self.form = terms, form
+
+    def __add__(self, term: Term) -> "PhysicsReward":
+        return PhysicsReward([*self.terms, term], self.form)
 
     def __call__(self, fields: torch.Tensor) -> RewardOutput:
         """Fields (b, c, h, w), physical units."""
@@ -98,21 +107,47 @@ class PhysicsReward:
 
 
 @lru_cache(maxsize=64)
-def _calibrate(env_id: str, resolution: int, name: str, noise: float) -> tuple[float, float]:
-    """(floor, reference) of a violation: its mean over solver data, and over the same with white noise (model units)."""
-    pde = make_pde(env_id, resolution)
+def _calibrate(pde: PDE, violation: Violation, noise: float) -> tuple[float, float]:
+    """(floor, reference) of a violation: its mean over solver data, and over the same with white noise (model units).
+
+    Both in float32, as the samples that are rewarded: the floor of an exact operator is their rounding.
+    """
     ids = range(CALIBRATION_SAMPLES)
-    fields = pde.solve(0, "calibration", ids)
+    fields = _calibration_fields(pde)
     disturbed = pde.normalizer.to_model(fields) + noise * seeding.normal(0, "calibration noise", ids, pde.shape)
-    violation = _violation(pde, name)
-    floor = float(violation(fields).mean())
-    return floor, max(floor, float(violation(pde.normalizer.to_physical(disturbed)).mean()))
+    floor = float(violation(fields.float()).mean())
+    return floor, max(floor, float(violation(pde.normalizer.to_physical(disturbed).float()).mean()))
 
 
-def _violation(pde: PDE, name: str) -> Violation:
-    if name in pde.conditions:
-        return pde.conditions[name]
-    return partial(pde.residual, operator=name)
+@lru_cache(maxsize=2)
+def _calibration_fields(pde: PDE) -> torch.Tensor:
+    return pde.solve(0, "calibration", range(CALIBRATION_SAMPLES))
+
+
+def calibrated_term(
+    pde: PDE, name: str, violation: Violation | None = None, *, weight: float = 1.0, reference_noise: float = 3e-4
+) -> Term:
+    """A term with floor and reference measured on the PDE's solver data (cached).
+
+    ``name``: one of the PDE's operators or conditions, or with ``violation`` a name of your own. Raises ValueError on an
+    unknown name, and on a violation that is negative, not finite or not of shape (b,) on solver data.
+    """
+    if violation is None:
+        violation = _violations(pde).get(name)
+        if violation is None:
+            raise ValueError(f"{pde.env_id} has no reward term {name!r}; known: {sorted(_violations(pde))}")
+    probe = violation(_calibration_fields(pde)[:2])
+    if tuple(probe.shape) != (2,) or not torch.isfinite(probe).all() or (probe < 0).any():
+        raise ValueError(f"violation {name!r} must give one finite value >= 0 a sample, shape (2,), got {probe.tolist()}")
+    floor, reference = _calibrate(pde, violation, reference_noise)
+    return Term(name=name, weight=weight, violation=violation, floor=floor, reference=reference)
+
+
+@lru_cache(maxsize=16)
+def _violations(pde: PDE) -> dict[str, Violation]:
+    """Mean square residual of each operator, and each condition, by name."""
+    residuals: dict[str, Violation] = {name: partial(pde.residual, operator=name) for name in pde.operators}
+    return residuals | pde.conditions
 
 
 def physics_reward(
@@ -121,18 +156,19 @@ def physics_reward(
     operator: str = "",
     form: RewardForm = "plain",
     condition_weight: float = 0.0,
+    weights: dict[str, float] | None = None,
     reference_noise: float = 3e-4,
 ) -> PhysicsReward:
     """The reward of a PDE: its residual with weight 1, and its conditions. Floors are measured on solver data (cached).
 
-    Raises ValueError on an unknown operator or form.
+    ``weights`` sets single terms, other operators too. Terms of weight 0 are left out. Raises ValueError on an unknown
+    operator, term or form.
     """
     operator = operator or pde.default_operator
     if operator not in pde.operators:
         raise ValueError(f"unknown operator {operator!r} of {pde.env_id}; known: {sorted(pde.operators)}")
-    weights = {operator: 1.0, **(dict.fromkeys(pde.conditions, condition_weight) if condition_weight else {})}
-    terms = []
-    for name, weight in weights.items():
-        floor, reference = _calibrate(pde.env_id, pde.resolution, name, reference_noise)
-        terms.append(Term(name=name, weight=weight, violation=_violation(pde, name), floor=floor, reference=reference))
+    chosen = {operator: 1.0, **dict.fromkeys(pde.conditions, condition_weight), **(weights or {})}
+    terms = [
+        calibrated_term(pde, name, weight=weight, reference_noise=reference_noise) for name, weight in chosen.items() if weight
+    ]
     return PhysicsReward(terms, form)

@@ -27,6 +27,7 @@ def write_card(
         "",
         f"- Command: `{command} --out DIR`",
         f"- Data: {data['samples']} solver samples, stream `{data['stream']}`, seed {data['seed']}; exact symmetries applied at random",
+        *_origin(info, meta),
         f"- Images shown: {meta['images']:,} in batches of {config['batch']}, seed {config['seed']}",
         f"- Final training loss (running mean): {meta['mean_loss']:.4f}",
         f"- sigma_data: {info.sigma_data} (model units); ln sigma ~ N({config['noise_mean']}, {config['noise_std']}^2)",
@@ -40,6 +41,17 @@ def write_card(
     lines += [_row(steps, result, operator, witness) for steps, result in results.items()]
     lines += ["", _real(first, operator, witness), ""]
     path.write_text("\n".join(lines))
+
+
+def _origin(info: ModelInfo, meta: dict[str, Any]) -> list[str]:
+    """Parameters of the PDE, and the model that the training began with."""
+    lines = []
+    if info.parameters:
+        lines.append(f"- Parameters of the PDE: {', '.join(f'{name} = {value:g}' for name, value in info.parameters.items())}")
+    if meta.get("init"):
+        init = meta["init"]
+        lines.append(f"- Began with the {init['env_id']} model (`{init['weights']}`), which had seen {init['images']:,} images")
+    return lines
 
 
 def _row(steps: int, result: dict[str, Any], operator: str, witness: str) -> str:

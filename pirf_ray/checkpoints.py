@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,15 @@ class ModelInfo:
     """Architecture."""
     sigma_data: float
     """Standard deviation of the training data in model units."""
+    parameters: dict[str, float] = field(default_factory=dict)
+    """The PDE's parameters, such as the Reynolds number."""
 
     @property
     def resolution(self) -> int:
         return self.network.resolution
 
     def pde(self) -> PDE:
-        return make_pde(self.env_id, self.resolution)
+        return make_pde(self.env_id, self.resolution, **self.parameters)
 
     def build(self) -> Denoiser:
         return Denoiser(self.network, self.sigma_data)
@@ -63,7 +65,12 @@ class ModelInfo:
     def from_json(cls, data: dict[str, Any]) -> "ModelInfo":
         fields = data["network"]
         sequences = {k: tuple(fields[k]) for k in ("channel_mult", "attn_resolutions", "periodic")}
-        info = cls(env_id=data["env_id"], network=NetworkConfig(**{**fields, **sequences}), sigma_data=data["sigma_data"])
+        info = cls(
+            env_id=data["env_id"],
+            network=NetworkConfig(**{**fields, **sequences}),
+            sigma_data=data["sigma_data"],
+            parameters=data.get("parameters", {}),
+        )
         normalizer = info.pde().normalizer
         stored = (tuple(data["normalization"]["scale"]), tuple(data["normalization"]["shift"]))
         if stored != (normalizer.scale, normalizer.shift):

@@ -16,10 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from envs.pdes import REGISTRY
+from envs.plugins import load_module
 from pirf_ray.config import LearnerFailed
 
 T = TypeVar("T")
 Config = TypeVar("Config")
+DEFAULT_ENV = "Burgers-v0"
 USAGE_ERROR = 2
 PLAIN_SECONDS = 15.0
 INTERRUPTED = 128 + signal.SIGINT
@@ -80,9 +82,22 @@ def choose(kind: str, name: str, known: dict[str, T]) -> T:
     return known[name]
 
 
+def named_env(argv: list[str] | None) -> tuple[str, list[str]]:
+    """The registered id that ``--env`` names, and the arguments with that id in its place."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = flag_value(arguments, "--env", DEFAULT_ENV)
+    env = check_env(name)
+    plain = {name: env, f"--env={name}": f"--env={env}"}
+    return env, [plain.get(argument, argument) for argument in arguments]
+
+
 def check_env(name: str) -> str:
-    choose("env", name, REGISTRY)
-    return name
+    """The registered id that ``--env`` names; ``module:Id`` imports the module first, as Gymnasium does."""
+    module, colon, env_id = name.rpartition(":")
+    if colon:
+        load_module(module)
+    choose("env", env_id, REGISTRY)
+    return env_id
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -73,13 +73,17 @@ class PirfSettings:
     reference_noise: float = 3e-4
     """Noise (model units) on exact data whose residual is r_ref: where the log and saturating rewards flatten out."""
     condition_weight: float = 0.1
-    """Weight of each boundary or initial condition beside the residual's weight of 1."""
+    """Weight of each condition (wall, initial condition, ...) beside the residual's weight of 1."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weights of single reward terms, by name, before --condition-weight: --weights wall 0.3 conservation 0."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "truncation")
         _require(self.levels >= 0, f"--levels must be 0 (all layers) or more, got {self.levels}")
         _positive(self, "reference_noise")
         _not_negative(self, "condition_weight")
+        for name, weight in self.weights.items():
+            _require(weight >= 0, f"--weights: {name} must not be negative, got {weight}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ def make_reward(config: TrainConfig, pde: PDE) -> PhysicsReward:
         operator=p.operator,
         form=p.reward_form,
         condition_weight=p.condition_weight,
+        weights=p.weights,
         reference_noise=p.reference_noise,
     )
 

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from envs import datasets
 from envs.datasets import FieldFile
-from envs.pdes import make_pde
+from envs.pdes import PDE, make_pde
 from pirf_ray import checkpoints
 from pirf_ray.cards import write_card
-from pirf_ray.cli import check_env, choose, flag_value, parse, progress_bar, run_command
+from pirf_ray.cli import choose, flag_value, named_env, parse, progress_bar, run_command
 from pirf_ray.config import ConfigError, SamplerSettings
 from pirf_ray.evaluation.run import evaluate_policy
 from pirf_ray.generate import available
@@ -46,6 +46,10 @@ class Arguments:
     """The PDE."""
     preset: str = "small"
     """smoke (seconds), small (two cores, 40 minutes) or paper (128x128, GPUs); sets the defaults of the other flags."""
+    parameters: dict[str, float] = field(default_factory=dict)
+    """Parameters of the PDE by name: --parameters reynolds 40."""
+    init: Path | None = None
+    """Base model of the same architecture, of this or another PDE, to begin with; default: random weights."""
     data: Path | None = None
     """HDF5 file of training fields; default: they are solved first."""
     training_samples: int = 32_768
@@ -67,23 +71,38 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    env = check_env(flag_value(argv, "--env", "Burgers-v0"))
+    env, argv = named_env(argv)
     name = flag_value(argv, "--preset", "small")
     preset = choose("preset", name, PRESETS)(type(make_pde(env)))
     default = Arguments(
-        out=tyro.MISSING, env=env, preset=name, settings=preset.settings, training_samples=preset.training_samples
+        out=tyro.MISSING,
+        env=env,
+        preset=name,
+        parameters=preset.parameters,
+        settings=preset.settings,
+        training_samples=preset.training_samples,
     )
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.pretrain", description=Arguments.__doc__, default=default)
     check_out(arguments)
     torch.set_num_threads(arguments.threads)
-    trainer = Pretrainer(arguments.settings, env, training_data(arguments), device(arguments))
+    pde = make_pde(env, arguments.settings.network.resolution, **arguments.parameters)
+    check_init(arguments)
+    trainer = Pretrainer(arguments.settings, pde, training_data(arguments, pde), device(arguments))
     checkpoint = arguments.out / "checkpoint"
+    if arguments.init is not None:
+        trainer.start_from(arguments.init)
     if arguments.resume and checkpoint.exists():
         resume(trainer, checkpoint)
     base = ["python", "-m", "pirf_ray.pretrain", "--env", env, "--preset", name]
-    again = [*base, *other_flags(argv), *(["--data", str(arguments.data)] if arguments.data else [])]
+    files = [word for flag in ("data", "init") if (path := getattr(arguments, flag)) for word in (f"--{flag}", str(path))]
+    again = [*base, *other_flags(argv), *files]
     train(trainer, checkpoint, shlex.join([*again, "--out", str(arguments.out), "--resume"]))
-    finish(trainer, arguments, preset, shlex.join([*base, *other_flags(argv)]) + (" --data FILE.h5" if arguments.data else ""))
+    finish(trainer, arguments, preset, shlex.join([*base, *other_flags(argv)]) + placeholders(arguments))
+
+
+def placeholders(arguments: Arguments) -> str:
+    """Files that a card cannot name for its reader."""
+    return (" --data FILE.h5" if arguments.data else "") + (" --init MODEL" if arguments.init else "")
 
 
 def other_flags(argv: list[str] | None) -> list[str]:
@@ -91,7 +110,7 @@ def other_flags(argv: list[str] | None) -> list[str]:
     given, kept = iter(sys.argv[1:] if argv is None else argv), []
     for word in given:
         flag, equals, _ = word.partition("=")
-        if flag in ("--env", "--preset", "--out", "--data"):
+        if flag in ("--env", "--preset", "--out", "--data", "--init"):
             if not equals:
                 next(given, None)
         elif flag not in ("--resume", "--no-resume"):
@@ -111,15 +130,20 @@ def check_out(arguments: Arguments) -> None:
         raise FileExistsError(f"{out}: output directory holds another run; go on with --resume, or choose another --out")
 
 
+def check_init(arguments: Arguments) -> None:
+    """Told before any data is solved."""
+    if arguments.init is not None:
+        checkpoints.load_meta(arguments.init)
+
+
 def device(arguments: Arguments) -> torch.device:
     if arguments.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(available(arguments.device))
 
 
-def training_data(arguments: Arguments) -> FieldFile:
+def training_data(arguments: Arguments, pde: PDE) -> FieldFile:
     """The user's file, or OUT/data.h5, solved if it is not there yet."""
-    pde = make_pde(arguments.env, arguments.settings.network.resolution)
     path = arguments.data or arguments.out / "data.h5"
     if arguments.data is None and not path.exists():
         datasets.write(
@@ -197,6 +221,7 @@ def finish(trainer: Pretrainer, arguments: Arguments, preset: Preset, command: s
         "kind": "base",
         "images": trainer.update_index * trainer.settings.batch,
         "mean_loss": trainer.mean_loss,
+        "init": trainer.init,
         "data": described(trainer.data),
     }
     config = checkpoints.read_json(arguments.out / "checkpoint" / checkpoints.CONFIG)

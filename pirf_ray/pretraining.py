@@ -4,11 +4,13 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from envs import seeding
 from envs.datasets import FieldFile
+from envs.pdes import PDE
 from pirf_ray import checkpoints
 from pirf_ray.checkpoints import ModelInfo
 from pirf_ray.denoiser import Denoiser
@@ -63,12 +65,16 @@ def denoising_loss(denoiser: Denoiser, y: torch.Tensor, sigma: torch.Tensor, noi
 class Pretrainer:
     """The training loop's state. Batches and noise of update u are a function of (seed, u), so a resumed run is the same run."""
 
-    def __init__(self, settings: PretrainSettings, env_id: str, data: FieldFile, device: torch.device) -> None:
-        self.settings, self.data, self.device = settings, data, device
-        pde = ModelInfo(env_id=env_id, network=settings.network, sigma_data=1.0).pde()
-        self.pde = pde
+    def __init__(self, settings: PretrainSettings, pde: PDE, data: FieldFile, device: torch.device) -> None:
+        self.settings, self.pde, self.data, self.device = settings, pde, data, device
         sample = pde.normalizer.to_model(data.read(range(min(len(data), 4096))))
-        self.info = ModelInfo(env_id=env_id, network=settings.network, sigma_data=round(float(sample.std()), 4))
+        self.info = ModelInfo(
+            env_id=pde.env_id,
+            network=settings.network,
+            sigma_data=round(float(sample.std()), 4),
+            parameters=pde.parameters,
+        )
+        self.init: dict[str, Any] | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.denoiser = self.info.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -79,6 +85,15 @@ class Pretrainer:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return self.denoiser.network.state_dict()
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the averaged weights of another model of the same architecture, of any PDE."""
+        info, meta = checkpoints.load_meta(path)
+        if info.network != self.settings.network:
+            raise checkpoints.CheckpointError(f"--init {path}: {info.network}, expected {self.settings.network}")
+        self.denoiser.load_network(checkpoints.load_weights(path, "ema"))
+        self.ema = Ema(self._tensors(), self.settings.ema_decay)
+        self.init = {"env_id": info.env_id, "images": meta.get("images"), "weights": meta["hashes"]["ema"]}
 
     def learning_rate(self) -> float:
         """Rate of the next update; the first one is already positive."""
@@ -120,6 +135,7 @@ class Pretrainer:
             "updates": self.update_index,
             "images": self.update_index * self.settings.batch,
             "mean_loss": self.mean_loss,
+            "init": self.init,
             "data": {"seed": self.data.seed, "stream": self.data.stream, "samples": len(self.data)},
         }
         state = {"optimizer": self.optimizer.state_dict(), "ema_updates": self.ema.updates}
@@ -140,4 +156,4 @@ class Pretrainer:
         state = checkpoints.load_optimizer(path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load(checkpoints.load_weights(path, "ema"), state["ema_updates"])
-        self.update_index, self.mean_loss = meta["updates"], meta["mean_loss"]
+        self.update_index, self.mean_loss, self.init = meta["updates"], meta["mean_loss"], meta.get("init")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pirf_ray.cli import changed_flags, check_env, choose, flag_value, parse, print_table, progress_bar, run_command
+from pirf_ray.cli import changed_flags, choose, flag_value, named_env, parse, print_table, progress_bar, run_command
 from pirf_ray.config import TrainConfig
 from pirf_ray.evaluation.figures import TABLE_WIDTH, result_table
 from pirf_ray.presets import DEFAULT_PRESET, PRESETS
@@ -44,7 +44,7 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    env = check_env(flag_value(argv, "--env", "Burgers-v0"))
+    env, argv = named_env(argv)
     preset = flag_value(argv, "--preset", DEFAULT_PRESET)
     default = Arguments(preset=preset, config=choose("preset", preset, PRESETS)(env))
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.train", description=Arguments.__doc__, default=default)

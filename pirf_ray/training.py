@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from envs.datasets import validate
-from envs.pdes import make_pde
 from pirf_ray import checkpoints, truncation, zoo
 from pirf_ray.checkpoints import CheckpointError, ModelInfo
 from pirf_ray.config import ConfigError, TrainConfig
@@ -63,12 +62,15 @@ def check_base(path: Path, config: TrainConfig) -> ModelInfo:
 
 def check(config: TrainConfig, *, base: Path | None, data: Path | None) -> Path:
     """Validate what a new run needs; returns the base model's directory."""
-    pde = make_pde(config.env, config.resolution)
+    path = base if base is not None else zoo.find(config.env, config.resolution)
+    pde = check_base(path, config).pde()
     operator = config.pirf.operator
     if operator and operator not in pde.operators:
         raise ConfigError(f"--operator {operator!r} is not one of {config.env}; known: {sorted(pde.operators)}")
-    path = base if base is not None else zoo.find(config.env, config.resolution)
-    check_base(path, config)
+    known = {*pde.operators, *pde.conditions}
+    unknown = sorted(config.pirf.weights.keys() - known)
+    if unknown:
+        raise ConfigError(f"--weights: {config.env} has no term {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     if data is not None:
         validate(data, pde)
     return path

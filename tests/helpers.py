@@ -1,8 +1,10 @@
 """Small models and settings that tests share."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pirf_ray import checkpoints
@@ -72,3 +74,8 @@ def write_base(path: Path, denoiser: Denoiser | None = None) -> Path:
     tensors = denoiser.network.state_dict()
     checkpoints.save(path, info=tiny_info(), model=None, ema=tensors, optimizer=None, config={}, meta={"kind": "base"})
     return path
+
+
+def observed_order(spacings: Sequence[float] | np.ndarray, errors: Sequence[float]) -> float:
+    """Slope of ln error over ln spacing."""
+    return np.polyfit(np.log(spacings), np.log(errors), 1)[0]

@@ -19,6 +19,7 @@ from envs.pdes.burgers import (
     mode_amplitudes,
     solve_from,
 )
+from helpers import observed_order
 
 OPERATORS = ("consistent", "simpson", "paper")
 
@@ -32,10 +33,6 @@ def exact():
     """Solver data by resolution, solved once."""
     counts = {8: 3, 16: 4, 32: 128, 64: 32, 128: 8}
     return {n: make_pde("Burgers-v0", n).solve(0, "test", range(count)) for n, count in counts.items()}
-
-
-def observed_order(dts, errors):
-    return np.polyfit(np.log(dts), np.log(errors), 1)[0]
 
 
 def etdrk4(linear, dt):

@@ -202,7 +202,7 @@ def data(tmp_path_factory):
 
 def pretrainer(data, **changes):
     settings = PretrainSettings(**{**{f: getattr(SETTINGS, f) for f in SETTINGS.__dataclass_fields__}, **changes})
-    return Pretrainer(settings, "Burgers-v0", data, torch.device("cpu"))
+    return Pretrainer(settings, make_pde("Burgers-v0", 8), data, torch.device("cpu"))
 
 
 def fixed_loss(run, data):

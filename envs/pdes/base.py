@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -11,6 +12,16 @@ from envs.grids import Grid
 from envs.normalization import Normalizer
 
 REGISTRY: dict[str, type["PDE"]] = {}
+REQUIRED = (
+    "env_id",
+    "equation",
+    "channels",
+    "units",
+    "solver",
+    "default_operator",
+    "unrewarded_operator",
+    "default_resolution",
+)
 
 
 class PDE(ABC):
@@ -25,11 +36,19 @@ class PDE(ABC):
     unrewarded_operator: ClassVar[str]
     """The operator that no default reward uses: the independent witness of every evaluation."""
     default_resolution: ClassVar[int]
+    default_parameters: ClassVar[dict[str, float]] = {}
+    """Physical parameters that a user may set, by name, with their defaults."""
 
-    def __init__(self, resolution: int) -> None:
+    def __init__(self, resolution: int | None = None, **parameters: float) -> None:
+        """Raises ValueError on an odd or small resolution and on an unknown parameter."""
+        resolution = self.default_resolution if resolution is None else resolution
         if resolution < 8 or resolution % 2:
             raise ValueError(f"resolution must be even and at least 8, got {resolution}")
+        for name in parameters:
+            if name not in self.default_parameters:
+                raise ValueError(f"unknown parameter {name!r} of {self.env_id}; known: {sorted(self.default_parameters)}")
         self.resolution = resolution
+        self.parameters = {**self.default_parameters, **{name: float(value) for name, value in parameters.items()}}
 
     @property
     @abstractmethod
@@ -73,6 +92,15 @@ class PDE(ABC):
         """Random exact symmetries of the equation and of its data's law, for pretraining. Default: none."""
         return fields
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PDE) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        return type(self), self.resolution, tuple(sorted(self.parameters.items()))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         return (len(self.channels), *self.grid.shape)
@@ -93,15 +121,37 @@ class PDE(ABC):
             raise ValueError(f"{self.env_id} expects fields (b, {', '.join(map(str, self.shape))}), got {tuple(fields.shape)}")
 
 
+def relative_error(estimate: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """||estimate - truth|| / ||truth||, one value (b,) a sample."""
+    return (estimate - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1).clamp_min(1e-12)
+
+
 def register(cls: type[PDE]) -> type[PDE]:
-    """Class decorator: make a PDE known under its ``env_id``."""
+    """Class decorator: make a PDE known under its ``env_id``, its environments to Gymnasium too.
+
+    Raises ValueError if the id belongs to another class, or if the class leaves a part of the PDE undefined.
+    """
+    missing = sorted(set(cls.__abstractmethods__) | {name for name in REQUIRED if not hasattr(cls, name)})
+    if missing:
+        raise ValueError(f"{cls.__name__} cannot be registered: it does not define {', '.join(missing)}")
+    known = REGISTRY.get(cls.env_id, cls)
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(
+            f"env id {cls.env_id!r} of {cls.__module__}.{cls.__name__} is taken by {known.__module__}.{known.__name__}"
+        )
     REGISTRY[cls.env_id] = cls
+    if cls.env_id not in gymnasium.registry:
+        gymnasium.register(
+            id=cls.env_id,
+            entry_point="envs.environments:DenoisingEnv",
+            vector_entry_point="envs.environments:DenoisingVectorEnv",
+            kwargs={"env_id": cls.env_id},
+        )
     return cls
 
 
-def make_pde(env_id: str, resolution: int | None = None) -> PDE:
-    """The PDE registered under ``env_id`` (such as ``Burgers-v0``), at the given or its default resolution."""
+def make_pde(env_id: str, resolution: int | None = None, **parameters: float) -> PDE:
+    """The PDE registered under ``env_id`` (such as ``Burgers-v0``), at the given or its default resolution and parameters."""
     if env_id not in REGISTRY:
-        raise ValueError(f"unknown env {env_id!r}; known: {sorted(REGISTRY)}")
-    cls = REGISTRY[env_id]
-    return cls(cls.default_resolution if resolution is None else resolution)
+        raise ValueError(f"unknown env {env_id!r}; known: {sorted(REGISTRY)}; a PDE of your own is named --env module:{env_id}")
+    return REGISTRY[env_id](resolution, **parameters)

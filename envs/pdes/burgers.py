@@ -21,7 +21,7 @@ from envs.operators import (
     spectral_derivative,
     zero_pad_spectrum,
 )
-from envs.pdes.base import PDE, register
+from envs.pdes.base import PDE, register, relative_error
 
 VISCOSITY = 0.01
 EXTENT = 1.0
@@ -233,12 +233,12 @@ class Burgers(PDE):
         return solve_from(initial, *self.grid.shape)[:, None]
 
     def resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
-        return _relative_error(fields[:, :, 1:].double(), self.resolve(fields)[:, :, 1:])
+        return relative_error(fields[:, :, 1:].double(), self.resolve(fields)[:, :, 1:])
 
     def trivial_resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
         """Persistence: row 0 repeated."""
         truth = self.resolve(fields)[:, :, 1:]
-        return _relative_error(fields[:, :, :1].double().expand_as(truth), truth)
+        return relative_error(fields[:, :, :1].double().expand_as(truth), truth)
 
     def augment(self, fields: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Translation in x, and the reflection u(t, x) -> -u(t, -x): both keep the equation and the initial law."""
@@ -256,7 +256,3 @@ def _normal_score(chi_square: torch.Tensor, freedom: float) -> torch.Tensor:
     """Wilson & Hilferty 1931: (S/d)^(1/3) is nearly normal, mean 1 - 2/9d, variance 2/9d. The offset keeps the gradient finite."""
     variance = 2 / (9 * freedom)
     return ((chi_square / freedom + 1e-6) ** (1 / 3) - (1 - variance)) / variance**0.5
-
-
-def _relative_error(estimate: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    return (estimate - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1).clamp_min(1e-12)

@@ -19,7 +19,7 @@ from envs.datasets import InvalidDataError, describe
 from envs.pdes import PDE
 
 FORMAT = "pirf_ray-samples-1"
-JSON_ATTRIBUTES = ("channels", "grid")
+JSON_ATTRIBUTES = ("channels", "grid", "parameters")
 
 
 def write_samples(path: Path, pde: PDE, groups: Mapping[str, torch.Tensor], attributes: Mapping[str, int | float | str]) -> None:
