@@ -91,6 +91,12 @@ class PhysicsReward:
         names = [term.name for term in terms]
         if len(set(names)) < len(names):
             raise ValueError(f"the terms of a reward need different names, got {names}")
+        unfelt = [term.name for term in terms if not term.reference]
+        if form != "plain" and unfelt:
+            raise ValueError(
+                f"the {form} form divides by the reference of each term, which is 0 for {', '.join(unfelt)}: "
+                f"small noise on exact data does not violate it; give a larger reference_noise, or use the plain form"
+            )
         self.terms, self.form = terms, form
 
     def __add__(self, term: Term) -> "PhysicsReward":

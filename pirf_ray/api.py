@@ -16,6 +16,7 @@ import torch
 
 from envs.denoising import DenoisingProcess
 from envs.pdes import REGISTRY
+from envs.rewards import PhysicsReward
 from pirf_ray import zoo
 from pirf_ray.checkpoints import ModelInfo
 from pirf_ray.communication import SingleProcess
@@ -86,16 +87,22 @@ def fine_tune(
     *,
     config: TrainConfig | None = None,
     run: RunDirectory | None = None,
+    reward: PhysicsReward | None = None,
     on_record: Callable[[Record], None] | None = None,
     **settings: Any,
 ) -> Model:
-    """Fine-tune a base model in this process; returns the guard's best model. Either ``config`` or settings as in ``configure``."""
+    """Fine-tune a base model in this process; returns the guard's best model. Either ``config`` or settings as in ``configure``.
+
+    ``reward``: default the PDE's own, by the settings.
+    """
     if config is not None and settings:
         raise ValueError(f"give config or single settings, not both: {', '.join(sorted(settings))}")
     config = config or configure(model.info.env_id, resolution=model.info.resolution, **settings)
     base = model.policy.base
     device = next(base.parameters()).device
     source = LocalSource(config, make_policy(config, base), str(device))
-    tuning = FineTuning(config, model.info, base, source=source, communicator=SingleProcess(), device=device, run=run)
+    tuning = FineTuning(
+        config, model.info, base, source=source, communicator=SingleProcess(), device=device, run=run, reward=reward
+    )
     tuning.fit(on_record)
     return Model(info=model.info, policy=tuning.kept_policy(), sampler=config.sampler)

@@ -187,7 +187,7 @@ class GuardSettings:
     guard_every: int = 10
     """Updates between guard evaluations."""
     guard_amplitude: float = 0.02
-    """Largest relative change of the standard deviation against the base model's on the same noise."""
+    """Largest relative change of a channel's standard deviation against the base model's on the same noise."""
     guard_energy: float = 1.05
     """Largest energy distance to held-out data over the base model's on the same noise."""
     guard_patience: int = 2

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from envs.rewards import PhysicsReward
 from pirf_ray.checkpoints import ModelInfo, fingerprint, load_weights
 from pirf_ray.communication import Communicator
 from pirf_ray.config import TrainConfig
@@ -38,6 +39,7 @@ class FineTuning:
         communicator: Communicator,
         device: torch.device,
         run: RunDirectory | None = None,
+        reward: PhysicsReward | None = None,
     ) -> None:
         if (source is None) == (communicator.rank == 0):
             raise ValueError("rank 0, and only rank 0, needs a prefix source")
@@ -45,7 +47,7 @@ class FineTuning:
         self.reference = fingerprint(base.network.state_dict())
         self._kept: dict[str, torch.Tensor] | None = None
         pde = info.pde()
-        self.learner = Learner(config, base, pde, communicator, device)
+        self.learner = Learner(config, base, pde, communicator, device, reward)
         self.update = self._resume()
         if source is not None:
             source.publish(self.update, self.learner.weights())

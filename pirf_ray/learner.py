@@ -61,10 +61,18 @@ def select(prefix: Prefix, rows: slice) -> Prefix:
 class Learner:
     """Tuned weights, their optimizer and average. ``version`` counts the applied updates' weights."""
 
-    def __init__(self, config: TrainConfig, base: Denoiser, pde: PDE, communicator: Communicator, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        base: Denoiser,
+        pde: PDE,
+        communicator: Communicator,
+        device: torch.device,
+        reward: PhysicsReward | None = None,
+    ) -> None:
         self.config, self.pde, self.communicator, self.device = config, pde, communicator, device
         self.process = DenoisingProcess(config.sampler.num_steps, config.sampler.solver)
-        self.reward = make_reward(config, pde)
+        self.reward = reward or make_reward(config, pde)
         self.policy = make_policy(config, base).to(device)
         self.parameters = truncation.prepare(self.policy.tuned, config.pirf.levels, config.pirf.layer_mode)
         self.reference = {name: p.detach().clone() for name, p in self.parameters.items()}

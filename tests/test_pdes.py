@@ -113,7 +113,7 @@ def test_files_of_every_pde_are_written_and_validated(name: str, tmp_path) -> No
 @pytest.mark.parametrize("name", FIVE)
 def test_resolving_solver_data_gives_them_back(name: str, resolved: dict[str, tuple[PDE, torch.Tensor]]) -> None:
     pde, data = resolved[name]
-    assert (pde.resolve_error(data) < 0.02 * pde.trivial_resolve_error(data)).all()
+    assert (pde.resolve_error(data) < 0.1 * pde.trivial_resolve_error(data)).all()
     assert pde.marginal(data).shape[0] == 3
 
 

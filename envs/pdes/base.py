@@ -153,5 +153,7 @@ def register(cls: type[PDE]) -> type[PDE]:
 def make_pde(env_id: str, resolution: int | None = None, **parameters: float) -> PDE:
     """The PDE registered under ``env_id`` (such as ``Burgers-v0``), at the given or its default resolution and parameters."""
     if env_id not in REGISTRY:
-        raise ValueError(f"unknown env {env_id!r}; known: {sorted(REGISTRY)}; a PDE of your own is named --env module:{env_id}")
+        raise ValueError(
+            f"unknown env {env_id!r}; known: {sorted(REGISTRY)}; your own: --env module:{env_id}, or PIRF_RAY_PDES=module"
+        )
     return REGISTRY[env_id](resolution, **parameters)

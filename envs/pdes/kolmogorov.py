@@ -14,7 +14,7 @@ import torch
 from envs import seeding
 from envs.grids import Axis, Grid
 from envs.normalization import Normalizer
-from envs.pdes.base import PDE, register
+from envs.pdes.base import PDE, register, relative_error
 from envs.pdes.kolmogorov_solver import (
     DRAG,
     EXTENT,
@@ -203,12 +203,12 @@ class Kolmogorov(PDE):
         return torch.stack(frames, dim=1)
 
     def resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
-        return _relative_error(fields[:, 1:].double(), self.resolve(fields)[:, 1:])
+        return relative_error(fields[:, 1:].double(), self.resolve(fields)[:, 1:])
 
     def trivial_resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
         """Persistence: frame 0 repeated."""
         truth = self.resolve(fields)[:, 1:]
-        return _relative_error(fields[:, :1].double().expand_as(truth), truth)
+        return relative_error(fields[:, :1].double().expand_as(truth), truth)
 
     def augment(self, fields: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """A random element of the whole symmetry group of the equation (and of its data's law) for each sample.
@@ -234,7 +234,3 @@ class Kolmogorov(PDE):
 def _mirror(w: torch.Tensor, *dims: int) -> torch.Tensor:
     """x_j -> -x_j on a periodic axis: index j to -j mod n."""
     return torch.roll(w.flip(dims), (1,) * len(dims), dims=dims)
-
-
-def _relative_error(estimate: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    return (estimate - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1).clamp_min(1e-12)

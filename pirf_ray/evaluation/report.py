@@ -40,9 +40,10 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: Mapping[str, 
     if missing:
         raise ValueError(f"samples must hold base, tuned and data; missing or empty: {missing}")
     operator = _operator(pde, history, result)
-    figure = Figure(figsize=(15, 17.5), layout="constrained", dpi=100)
+    rows = 6 if len(pde.channels) == 2 else 4
+    figure = Figure(figsize=(15, 6.5 + 2.75 * rows), layout="constrained", dpi=100)
     figure.suptitle(_headline(pde, result, operator), fontsize=10)
-    top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=(4, 11, 4), hspace=0.02)[:, 0]
+    top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=(4, 2.75 * rows, 4), hspace=0.02)[:, 0]
     _draw_training(top, history, result, operator)
     tensors = {name: torch.from_numpy(np.asarray(samples[name], dtype=np.float64)) for name in SETS}
     _draw_fields(middle, pde, tensors, operator)
@@ -139,33 +140,41 @@ def _mark_kept(axes: Axes, result: Mapping[str, Any]) -> None:
 
 
 def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], operator: str) -> None:
-    """Columns: noise samples, and real ones last; rows: base and tuned field, base and tuned residual map.
+    """Columns: noise samples, and real ones last; rows: base and tuned fields, base and tuned residual map.
 
-    Of several channels the last one, the solution, is shown.
+    Of two channels (coefficient or source, and solution) both are shown, of a sequence of frames the last one.
     """
-    channel = pde.channels[-1]
+    shown = range(len(pde.channels))[-2:] if len(pde.channels) == 2 else range(len(pde.channels))[-1:]
     count = min(PAIRS, len(samples["base"]), len(samples["tuned"]))
     real = samples["data"][np.arange(2) % len(samples["data"])]
     rows = {"base": torch.cat([samples["base"][:count], real[:1]]), "tuned": torch.cat([samples["tuned"][:count], real[1:]])}
     maps = {name: _residual_size(pde, fields, operator) for name, fields in rows.items()}
-    field_norm, field_colors = _field_scale(torch.cat(list(rows.values()))[:, -1].numpy())
-    map_norm = _map_scale(np.concatenate([m[:count] for m in maps.values()]))
-    grid = part.subplots(4, count + 1, squeeze=False, sharex=True, sharey=True)
-    for row, name in enumerate(("base", "tuned")):
-        for column in range(count + 1):
-            field = _image(grid[row][column], rows[name][column, -1].numpy(), pde, field_norm, field_colors)
-            residual = _image(grid[row + 2][column], maps[name][column], pde, map_norm, "magma")
-            _note(grid[row + 2][column], f"mean square {np.mean(maps[name][column] ** 2):.2g}")
-            if column == count:
-                _note(grid[row][column], "real data")
-        grid[row][0].set_ylabel(f"{name}: field {channel}\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
-        grid[row + 2][0].set_ylabel(f"{name}: |residual|\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
+    grid = part.subplots(2 * len(shown) + 2, count + 1, squeeze=False, sharex=True, sharey=True)
+    for pair, channel in enumerate(shown):
+        norm, colors = _field_scale(torch.cat(list(rows.values()))[:, channel].numpy())
+        panels = grid[2 * pair : 2 * pair + 2]
+        for row, name in zip(panels, rows, strict=True):
+            for column, panel in enumerate(row):
+                field = _image(panel, rows[name][column, channel].numpy(), pde, norm, colors)
+            _note(row[-1], "real data")
+            row[0].set_ylabel(f"{name}: {pde.channels[channel]}\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
+        label = f"{pde.channels[channel]} (physical units)"
+        part.colorbar(field, ax=panels.ravel().tolist(), label=label, aspect=30, pad=0.01)
+    _draw_residual_maps(part, grid[-2:], pde, maps, operator)
     for column in range(count + 1):
         grid[0][column].set_title(f"noise {column}" if column < count else "two samples of real data", fontsize=11)
-        grid[3][column].set_xlabel(_axis_label(pde.grid.columns))
-    part.colorbar(field, ax=grid[:2].ravel().tolist(), label=f"{channel} (physical units)", aspect=30, pad=0.01)
+        grid[-1][column].set_xlabel(_axis_label(pde.grid.columns))
+
+
+def _draw_residual_maps(part: SubFigure, panels: np.ndarray, pde: PDE, maps: Mapping[str, np.ndarray], operator: str) -> None:
+    norm = _map_scale(np.concatenate([m[:-1] for m in maps.values()]))
+    for row, (name, sizes) in zip(panels, maps.items(), strict=True):
+        for panel, size in zip(row, sizes, strict=True):
+            residual = _image(panel, size, pde, norm, "magma")
+            _note(panel, f"mean square {np.mean(size**2):.2g}")
+        row[0].set_ylabel(f"{name}: |residual|\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
     label = f"|residual|, {operator} operator"
-    part.colorbar(residual, ax=grid[2:].ravel().tolist(), label=label, aspect=30, pad=0.01, extend="both")
+    part.colorbar(residual, ax=panels.ravel().tolist(), label=label, aspect=30, pad=0.01, extend="both")
 
 
 def _axis_label(axis: Axis) -> str:
