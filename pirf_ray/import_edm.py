@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ class Arguments:
     """PDE of the model, such as Burgers-v0; its channels, in its order, must be the network's."""
     out: Path
     """Directory to write; never overwritten."""
+    parameters: dict[str, float] = field(default_factory=dict)
+    """Parameters of the PDE by name: --parameters reynolds 1000."""
     key: str = "ema"
     """Which network of the file."""
     max_gigabytes: float = 4.0
@@ -281,14 +283,16 @@ def check_fits(denoiser: Denoiser, env_id: str, path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.import_edm", description=Arguments.__doc__)
-    check_env(arguments.env)
+    env = check_env(arguments.env)
+    make_pde(env, **arguments.parameters)
     if arguments.out.exists():
         raise FileExistsError(f"--out {arguments.out} exists; a model is never overwritten")
     if not arguments.max_gigabytes > 0:
         raise ValueError(f"--max-gigabytes must be positive, got {arguments.max_gigabytes}")
     denoiser, notes, sha256 = load(arguments.file, key=arguments.key, max_gigabytes=arguments.max_gigabytes)
-    check_fits(denoiser, arguments.env, arguments.file)
-    info = ModelInfo(env_id=arguments.env, network=denoiser.config, sigma_data=denoiser.sigma_data)
+    check_fits(denoiser, env, arguments.file)
+    parameters = make_pde(env, denoiser.config.resolution, **arguments.parameters).parameters
+    info = ModelInfo(env_id=env, network=denoiser.config, sigma_data=denoiser.sigma_data, parameters=parameters)
     source = {"imported": arguments.file.name, "key": arguments.key, "sha256": sha256}
     checkpoints.save(
         arguments.out,
@@ -300,13 +304,11 @@ def main(argv: list[str] | None = None) -> None:
         meta={"kind": "base", "data": source, "notes": list(notes)},
     )
     weights = sum(p.numel() for p in denoiser.parameters())
-    print(
-        f"{arguments.out}: {arguments.env} at {info.resolution}x{info.resolution}, {weights:,} weights, sigma_data {info.sigma_data}"
-    )
+    print(f"{arguments.out}: {env} at {info.resolution}x{info.resolution}, {weights:,} weights, sigma_data {info.sigma_data}")
     for note in notes:
         print(f"  {note}")
     normalizer = info.pde().normalizer
-    print(f"  the file does not say its units; taken is {arguments.env}'s: scale {normalizer.scale}, shift {normalizer.shift}")
+    print(f"  the file does not say its units; taken is {env}'s: scale {normalizer.scale}, shift {normalizer.shift}")
 
 
 if __name__ == "__main__":

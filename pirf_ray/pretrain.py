@@ -1,14 +1,9 @@
 """``python -m pirf_ray.pretrain``: train a base model by denoising score matching."""
 
+import os
 import re
 import shlex
-import signal
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,11 +20,10 @@ from pirf_ray.config import ConfigError, SamplerSettings
 from pirf_ray.evaluation.run import evaluate_policy
 from pirf_ray.generate import available
 from pirf_ray.policy import Policy
+from pirf_ray.pretrain_loop import Lines, Workers, begin, train_here
 from pirf_ray.pretrain_presets import PRESETS, Preset
-from pirf_ray.pretraining import Pretrainer, PretrainSettings
+from pirf_ray.pretraining import Pretrainer, PretrainSettings, check_share
 
-CHECKPOINT_UPDATES = 500
-LINE_SECONDS = 15.0
 CARD_STEPS = (10, 20, 40)
 
 
@@ -59,8 +53,11 @@ class Arguments:
     device: str = "auto"
     """auto (cuda where there is one, else cpu), cpu, cuda or cuda:1."""
     threads: int = field(default_factory=torch.get_num_threads)
-    """Torch threads. They change rounding."""
+    """Torch threads of this process. They change rounding."""
+    compile: bool = False
+    """Compile the network with torch.compile: a minute or more at the start, then faster (7 % on two cores). Changes rounding."""
     settings: PretrainSettings = field(default_factory=PretrainSettings)
+    workers: Workers = field(default_factory=Workers)
 
     def __post_init__(self) -> None:
         for name in ("training_samples", "threads"):
@@ -68,6 +65,12 @@ class Arguments:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.device not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", self.device):
             raise ConfigError(f"--device must be auto, cpu, cuda or cuda:1, got {self.device!r}")
+        if self.init is not None:
+            checkpoints.load_meta(self.init)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -85,37 +88,43 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.pretrain", description=Arguments.__doc__, default=default)
     check_out(arguments)
     torch.set_num_threads(arguments.threads)
+    workers = ray_workers(arguments)
+    on_gpus = workers.worker_gpus if workers else device(arguments).type == "cuda"
+    arguments = replace(arguments, settings=arguments.settings.on("cuda" if on_gpus else "cpu"))
     pde = make_pde(env, arguments.settings.network.resolution, **arguments.parameters)
-    check_init(arguments)
-    trainer = Pretrainer(arguments.settings, pde, training_data(arguments, pde), device(arguments))
-    checkpoint = arguments.out / "checkpoint"
-    if arguments.init is not None:
-        trainer.start_from(arguments.init)
-    if arguments.resume and checkpoint.exists():
-        resume(trainer, checkpoint)
-    base = ["python", "-m", "pirf_ray.pretrain", "--env", env, "--preset", name]
-    files = [word for flag in ("data", "init") if (path := getattr(arguments, flag)) for word in (f"--{flag}", str(path))]
-    again = [*base, *other_flags(argv), *files]
-    train(trainer, checkpoint, shlex.join([*again, "--out", str(arguments.out), "--resume"]))
-    finish(trainer, arguments, preset, shlex.join([*base, *other_flags(argv)]) + placeholders(arguments))
+    trainer = train(arguments, pde, workers, resume_command(arguments, argv))
+    finish(trainer, arguments, preset, card_command(arguments, argv))
 
 
-def placeholders(arguments: Arguments) -> str:
-    """Files that a card cannot name for its reader."""
-    return (" --data FILE.h5" if arguments.data else "") + (" --init MODEL" if arguments.init else "")
+# --- the command, said again ---
 
 
-def other_flags(argv: list[str] | None) -> list[str]:
-    """The given flags but those that name the PDE, the preset and files: what says the training again."""
-    given, kept = iter(sys.argv[1:] if argv is None else argv), []
+def resume_command(arguments: Arguments, argv: list[str]) -> str:
+    paths = {"data": arguments.data, "init": arguments.init, "address": arguments.workers.address, "out": arguments.out}
+    given = [word for flag, value in paths.items() if value is not None for word in (f"--{flag}", str(value))]
+    return shlex.join([*repeated(arguments, argv), *given, "--resume"])
+
+
+def card_command(arguments: Arguments, argv: list[str]) -> str:
+    """Without the files that a card cannot name for its reader."""
+    placeholders = (" --data FILE.h5" if arguments.data else "") + (" --init MODEL" if arguments.init else "")
+    return shlex.join(repeated(arguments, argv)) + placeholders
+
+
+def repeated(arguments: Arguments, argv: list[str]) -> list[str]:
+    """The command with the given flags but those of files and places."""
+    given, kept = iter(argv), []
     for word in given:
         flag, equals, _ = word.partition("=")
-        if flag in ("--env", "--preset", "--out", "--data", "--init"):
+        if flag in ("--env", "--preset", "--out", "--data", "--init", "--address"):
             if not equals:
                 next(given, None)
         elif flag not in ("--resume", "--no-resume"):
             kept.append(word)
-    return kept
+    return ["python", "-m", "pirf_ray.pretrain", "--env", arguments.env, "--preset", arguments.preset, *kept]
+
+
+# --- where, and from what ---
 
 
 def check_out(arguments: Arguments) -> None:
@@ -124,22 +133,46 @@ def check_out(arguments: Arguments) -> None:
     if arguments.resume:
         if not out.is_dir():
             raise FileNotFoundError(f"--resume: {out}: no such directory; leave --resume out to start there")
-        if (out / "checkpoint").exists() and arguments.data is None and not (out / "data.h5").exists():
+        if arguments.checkpoint.exists() and arguments.data is None and not (out / "data.h5").exists():
             raise FileNotFoundError(f"--resume: {out} holds no data.h5: it was trained on a file; give the same one with --data")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: output directory holds another run; go on with --resume, or choose another --out")
 
 
-def check_init(arguments: Arguments) -> None:
-    """Told before any data is solved."""
-    if arguments.init is not None:
-        checkpoints.load_meta(arguments.init)
-
-
 def device(arguments: Arguments) -> torch.device:
+    """Of this process."""
     if arguments.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(available(arguments.device))
+
+
+def ray_workers(arguments: Arguments) -> Workers | None:
+    """The Ray Train workers to use, all checked, or None: train in this process. Joins the cluster, if one is named."""
+    asked = arguments.workers
+    address = asked.address or (os.environ.get("RAY_ADDRESS") if asked.workers > 1 else None)
+    gpus = cluster_gpus(address) if address else torch.cuda.device_count()
+    if arguments.device == "cpu" or asked.worker_gpus == 0:
+        gpus = 0
+    automatic = gpus if address or arguments.device == "auto" else 1
+    number = asked.workers or max(1, automatic)
+    if number == 1 and not address:
+        return None
+    if ":" in arguments.device:
+        raise ConfigError(f"--device {arguments.device} names one GPU, --workers {number} choose theirs: leave it out")
+    check_share(arguments.settings.batch, number)
+    each = int(gpus > 0) if asked.worker_gpus is None else asked.worker_gpus
+    workers = replace(asked, workers=number, worker_gpus=each, address=address)
+    from pirf_ray.distributed.pretrain_loop import check_workers  # Ray takes seconds to import
+
+    check_workers(workers)
+    return workers
+
+
+def cluster_gpus(address: str) -> int:
+    os.environ["RAY_ADDRESS"] = address  # before pirf_ray.distributed is imported: Ray's switches depend on it
+    from pirf_ray.distributed import driver
+
+    return int(driver.join(address).get("GPU", 0))
 
 
 def training_data(arguments: Arguments, pde: PDE) -> FieldFile:
@@ -152,82 +185,52 @@ def training_data(arguments: Arguments, pde: PDE) -> FieldFile:
     return FieldFile(path, pde)
 
 
-def described(data: FieldFile) -> dict[str, int | str]:
-    """Which data a model was trained on."""
-    return {"seed": data.seed, "stream": data.stream, "samples": len(data)}
+# --- train, and measure ---
 
 
-def resume(trainer: Pretrainer, checkpoint: Path) -> None:
-    """Go on from a checkpoint of the same settings and the same data."""
-    _, meta = checkpoints.load_meta(checkpoint)
-    if meta["data"] != described(trainer.data):
-        raise checkpoints.CheckpointError(
-            f"{checkpoint}: was trained on {meta['data']}, the data given is {described(trainer.data)}"
-        )
-    trainer.load(checkpoint)
-
-
-@contextmanager
-def whole_updates() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event and lets the update end, so that a resumed training has the bits of one never stopped.
-
-    A second Ctrl-C stops at once.
-    """
-    stop = threading.Event()
-
-    def ask(*_: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, ask)
+def train(arguments: Arguments, pde: PDE, workers: Workers | None, resume_with: str) -> Pretrainer:
+    """To the end; returns the finished training. Ctrl-C leaves a checkpoint and says how to go on."""
+    data = training_data(arguments, pde)
+    where = device(arguments) if workers is None else torch.device("cpu")  # the workers' GPUs are theirs
+    trainer = Pretrainer(arguments.settings, pde, data, where, compiled=arguments.compile and workers is None)
+    begin(trainer, arguments.checkpoint, arguments.init)
+    lines = Lines(arguments.settings.updates, arguments.settings.batch, Console(stderr=True))
     try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+        if workers is None:
+            train_here(trainer, arguments.checkpoint, lines)
+        elif not trainer.finished:
+            train_on_ray(trainer, arguments, workers, lines)
+    except KeyboardInterrupt:
+        if not arguments.checkpoint.exists():
+            raise
+        raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {resume_with}") from None
+    return trainer
 
 
-def train(trainer: Pretrainer, checkpoint: Path, resume_command: str) -> None:
-    """To the end, with a checkpoint every 500 updates; Ctrl-C leaves one too and says how to go on."""
-    console = Console(stderr=True)
-    started, first, printed = time.monotonic(), trainer.update_index, 0.0
-    with whole_updates() as stop:
-        while not trainer.finished and not stop.is_set():
-            try:
-                trainer.step()
-            except FloatingPointError as error:
-                kept = f"the last checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
-                raise ConfigError(f"{error}; {kept}") from error
-            if trainer.update_index % CHECKPOINT_UPDATES == 0:
-                trainer.save(checkpoint)
-            if time.monotonic() - printed > LINE_SECONDS or trainer.finished:
-                printed = time.monotonic()
-                rate = (trainer.update_index - first) / (printed - started)
-                left = (trainer.settings.updates - trainer.update_index) / rate / 60
-                console.print(
-                    f"update {trainer.update_index}/{trainer.settings.updates} | loss {trainer.mean_loss:.4f} | "
-                    f"{rate * trainer.settings.batch:.0f} images/s | {left:.1f} min left",
-                    highlight=False,
-                )
-        trainer.save(checkpoint)
-    if stop.is_set():
-        raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {resume_command}")
+def train_on_ray(trainer: Pretrainer, arguments: Arguments, workers: Workers, lines: Lines) -> None:
+    from pirf_ray.distributed.pretrain_loop import PretrainJob, run_pretraining
+
+    job = PretrainJob(
+        env_id=trainer.pde.env_id,
+        parameters=trainer.pde.parameters,
+        settings=arguments.settings,
+        data=trainer.data.path.resolve(),
+        init=arguments.init and arguments.init.resolve(),
+        checkpoint=arguments.checkpoint.resolve(),
+        compiled=arguments.compile,
+        workers=workers,
+    )
+    run_pretraining(job, lines, begun=trainer.update_index)
+    trainer.load(arguments.checkpoint)
 
 
 def finish(trainer: Pretrainer, arguments: Arguments, preset: Preset, command: str) -> None:
     """Write OUT/model, the averaged weights, and its card with figures measured on seeds that training never saw."""
-    path = arguments.out / "model"
-    meta = {
-        "kind": "base",
-        "images": trainer.update_index * trainer.settings.batch,
-        "mean_loss": trainer.mean_loss,
-        "init": trainer.init,
-        "data": described(trainer.data),
-    }
-    config = checkpoints.read_json(arguments.out / "checkpoint" / checkpoints.CONFIG)
+    path, meta = arguments.out / "model", trainer.meta()
+    config = checkpoints.read_json(arguments.checkpoint / checkpoints.CONFIG)
     checkpoints.save(path, info=trainer.info, model=None, ema=trainer.ema.tensors, optimizer=None, config=config, meta=meta)
     _, denoiser = checkpoints.load_denoiser(path)
-    policy = Policy(denoiser).to(trainer.device)
+    policy = Policy(denoiser).to(device(arguments))
     results = {
         steps: evaluate_policy(
             trainer.pde,

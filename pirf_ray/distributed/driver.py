@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -23,10 +25,15 @@ MEMORY_STORE_BYTES = 256 * 1024 * 1024
 
 def _explain(run: RunDirectory, error: BaseException) -> str:
     """One line: what failed in the end, and from where the run can go on."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     saved = sorted(run.paths.checkpoints.glob("update_*"))
     where = f"the last checkpoint is {saved[-1]}; --resume goes on from it" if saved else "no checkpoint was written yet"
-    return f"the learner failed: {lines[-1] if lines else type(error).__name__}; {where}"
+    return f"the learner failed: {last_line(error)}; {where}"
+
+
+def last_line(error: BaseException) -> str:
+    """What failed in the end: Ray's errors begin with the traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def required(config: TrainConfig) -> dict[str, float]:
@@ -77,45 +84,68 @@ def children_ignore_ctrl_c() -> Iterator[None]:
 
 def connect(config: TrainConfig, address: str | None) -> None:
     """Join the cluster at ``address`` (or RAY_ADDRESS), or start Ray here with every port on loopback; check resources."""
-    if ray.is_initialized():
-        check_resources(config, ray.cluster_resources())
-        return
+    if not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS")):
+        check_resources(config, local_resources())
+    check_resources(config, join(address))
+
+
+def join(address: str | None) -> dict[str, float]:
+    """Ray, as ``connect`` says, unless this process has it already; returns the cluster's resources."""
     address = address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():
+        return ray.cluster_resources()
     if address:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from None
     else:
-        have = local_resources()
-        check_resources(config, have)
         with children_ignore_ctrl_c():
             ray.init(
-                num_cpus=int(have["CPU"]),
+                num_cpus=int(local_resources()["CPU"]),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=MEMORY_STORE_BYTES,
             )
-    check_resources(config, ray.cluster_resources())
+    return ray.cluster_resources()
 
 
-def make_trainer(run: RunDirectory, actors: list[object]) -> TorchTrainer:
-    config = run.config
-    resources = {"CPU": config.learner.worker_cpus}
-    if config.learner.worker_gpus:
-        resources["GPU"] = config.learner.worker_gpus
+def torch_trainer(
+    loop: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    *,
+    workers: int,
+    cpus: float,
+    gpus: float,
+    root: Path,
+    max_failures: int,
+) -> TorchTrainer:
+    """``loop(settings)`` on Ray Train workers, begun again after a lost one; Ray's own files go to root/ray_train."""
     return TorchTrainer(
-        train_loop,
-        train_loop_config={"run": str(run.paths.root), "actors": actors},
+        loop,
+        train_loop_config=settings,
         scaling_config=ScalingConfig(
-            num_workers=config.learner.workers, use_gpu=config.learner.worker_gpus > 0, resources_per_worker=resources
+            num_workers=workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {})
         ),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=str(run.paths.root),
-            failure_config=FailureConfig(max_failures=config.learner.max_failures, controller_failure_limit=3),
+            storage_path=str(root),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=3),
         ),
+    )
+
+
+def make_trainer(run: RunDirectory, actors: list[object]) -> TorchTrainer:
+    learner = run.config.learner
+    return torch_trainer(
+        train_loop,
+        {"run": str(run.paths.root), "actors": actors},
+        workers=learner.workers,
+        cpus=learner.worker_cpus,
+        gpus=learner.worker_gpus,
+        root=run.paths.root,
+        max_failures=learner.max_failures,
     )
 
 
@@ -126,21 +156,30 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
     LearnerFailed if the learner failed more often than ``max_failures`` allows.
     """
     actors = start_actors(run.config, run.paths.base)
-    trainer = make_trainer(run, actors)
+    failure, interrupted = fit(make_trainer(run, actors), run.stop_file, on_poll)
+    stop_actors(actors)
+    if failure:
+        raise LearnerFailed(_explain(run, failure)) from failure
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def fit(trainer: TorchTrainer, stop_file: Path, on_poll: Callable[[], None]) -> tuple[BaseException | None, bool]:
+    """Run the trainer to its end: what it failed with, and whether Ctrl-C asked it, by the stop file, to end."""
     failure: list[BaseException] = []
     # Not thread.join: interrupted by Ctrl-C, Python 3.11 takes a thread that still runs for one that has ended.
     done = threading.Event()
 
-    def fit() -> None:
+    def run() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # re-raised by the driver's main thread, below
+        except BaseException as error:  # given back to the driver's main thread, below
             failure.append(error)
         finally:
             done.set()
 
     # In a thread of its own: on the main thread Ray Train's SIGINT handler would kill the learner before its checkpoint.
-    threading.Thread(target=fit, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     interrupted = False
     while not done.is_set():
         try:
@@ -150,10 +189,6 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
             if interrupted:
                 raise
             interrupted = True
-            run.stop_file.touch()
-    stop_actors(actors)
-    run.stop_file.unlink(missing_ok=True)
-    if failure:
-        raise LearnerFailed(_explain(run, failure[0])) from failure[0]
-    if interrupted:
-        raise KeyboardInterrupt
+            stop_file.touch()
+    stop_file.unlink(missing_ok=True)
+    return (failure[0] if failure else None), interrupted
