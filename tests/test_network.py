@@ -9,7 +9,7 @@ import torch
 from pirf_ray.checkpoints import fingerprint
 from pirf_ray.denoiser import Denoiser
 from pirf_ray.ema import Ema
-from pirf_ray.networks import NetworkConfig, UNet
+from pirf_ray.networks import NetworkConfig, PeriodicPad, UNet
 from pirf_ray.pretraining import denoising_loss
 
 TINY = NetworkConfig(resolution=8, model_channels=4, channel_mult=(1, 2), num_blocks=1)
@@ -315,3 +315,15 @@ def test_ema_refuses_what_does_not_fit():
         Ema({}, 1.0)
     with pytest.raises(ValueError, match="do not fit"):
         Ema({"a": torch.zeros(1)}, 0.9).load({"b": torch.zeros(1)}, 0)
+
+
+@pytest.mark.parametrize("periodic", [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_periodic_padding_is_concatenation_and_its_gradient(periodic, memory):
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64).to(memory_format=memory).requires_grad_()
+    expected = torch.cat([x[..., -1:], x, x[..., :1]], dim=-1) if periodic[1] else x
+    expected = torch.cat([expected[..., -1:, :], expected, expected[..., :1, :]], dim=-2) if periodic[0] else expected
+    padded = PeriodicPad.apply(x, 1, periodic)
+    assert torch.equal(padded, expected)
+    assert padded.is_contiguous(memory_format=memory)
+    assert torch.autograd.gradcheck(lambda y: PeriodicPad.apply(y, 1, periodic), (x,))

@@ -7,6 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +136,8 @@ def test_impossible_workers_are_one_line_and_make_nothing(flags: list[str], mess
     assert not (tmp_path / "out").exists()
 
 
+STARTING = 240
+"""Seconds that Ray may take on a busy machine."""
 TWO = ("--workers", "2", "--worker-cpus", "0.5", "--device", "cpu", "--preset", "smoke", "--images", "3200")
 
 
@@ -142,9 +146,16 @@ def command(*flags: str) -> list[str]:
     return [sys.executable, "-c", code, *flags]
 
 
-def start(out: Path, *flags: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(*flags: str) -> Iterator[subprocess.Popen[str]]:
+    """A training in a process group of its own, of which nothing outlives the test."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command(*flags, "--out", str(out)), cwd=ROOT, start_new_session=True, **pipes)
+    with subprocess.Popen(command(*flags), cwd=ROOT, start_new_session=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def at(out: Path, update: int) -> bool:
@@ -155,19 +166,19 @@ def at(out: Path, update: int) -> bool:
 @pytest.mark.slow
 def test_workers_stopped_resumed_and_killed_end_where_one_process_does(data: FieldFile, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
-    process = start(out, *TWO, "--data", str(data.path))
-    wait_for(lambda: at(out, 20))
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the driver and all of Ray's processes get it
-    _, errors = process.communicate(timeout=120)
+    with started(*TWO, "--data", str(data.path), "--out", str(out)) as process:
+        wait_for(lambda: at(out, 20), STARTING)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the driver and all of Ray's processes get it
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     done = checkpoints.load_meta(out / "checkpoint")[1]["updates"]
     assert 20 <= done < 400
     told = shlex.split(errors.splitlines()[-1].partition("go on with: python -m pirf_ray.pretrain ")[2])
 
-    process = subprocess.Popen(command(*told), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: at(out, done + 10))
-    os.kill(ray_processes(process.pid, "ray::RayTrainWorker")[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=240)
+    with started(*told) as process:
+        wait_for(lambda: at(out, done + 10), STARTING)
+        os.kill(ray_processes(process.pid, "ray::RayTrainWorker")[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert re.search(r"update 400/400 \| loss 0\.\d+ \| \d+ images/s \| 0\.0 min left", errors)
     updates = [json.loads(line)["update"] for line in (out / "pretrain.jsonl").read_text().splitlines()]
@@ -182,8 +193,8 @@ def test_workers_stopped_resumed_and_killed_end_where_one_process_does(data: Fie
 
 @pytest.mark.slow
 def test_a_diverging_training_over_ray_ends_at_once(data: FieldFile, tmp_path: Path) -> None:
-    process = start(tmp_path / "out", *TWO, "--data", str(data.path), "--learning-rate", "1e9")
-    _, errors = process.communicate(timeout=240)
+    with started(*TWO, "--data", str(data.path), "--out", str(tmp_path / "out"), "--learning-rate", "1e9") as process:
+        _, errors = process.communicate(timeout=240)
     assert process.returncode == 2, errors
     last = errors.splitlines()[-1]
     assert re.search(r"error: loss of update \d+ is (nan|inf); lower the learning rate; there is no checkpoint yet", last)
