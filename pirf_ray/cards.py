@@ -50,7 +50,8 @@ def _origin(info: ModelInfo, meta: dict[str, Any]) -> list[str]:
         lines.append(f"- Parameters of the PDE: {', '.join(f'{name} = {value:g}' for name, value in info.parameters.items())}")
     if meta.get("init"):
         init = meta["init"]
-        lines.append(f"- Began with the {init['env_id']} model (`{init['weights']}`), which had seen {init['images']:,} images")
+        seen = f", which had seen {init['images']:,} images" if init["images"] is not None else ""
+        lines.append(f"- Began with the {init['env_id']} model `{init['weights']}`{seen}")
     return lines
 
 

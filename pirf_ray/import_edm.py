@@ -284,7 +284,7 @@ def check_fits(denoiser: Denoiser, env_id: str, path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.import_edm", description=Arguments.__doc__)
     env = check_env(arguments.env)
-    make_pde(env, **arguments.parameters)
+    make_pde(env, None, **arguments.parameters)
     if arguments.out.exists():
         raise FileExistsError(f"--out {arguments.out} exists; a model is never overwritten")
     if not arguments.max_gigabytes > 0:
