@@ -84,7 +84,7 @@ class PeriodicPad(torch.autograd.Function):
         ctx.p, ctx.periodic = p, periodic
         rows, columns = (p if wrapped else 0 for wrapped in periodic)
         b, c, h, w = x.shape
-        last = x.is_contiguous(memory_format=torch.channels_last)
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()  # one channel is both
         memory = torch.channels_last if last else torch.contiguous_format
         out = torch.empty((b, c, h + 2 * rows, w + 2 * columns), dtype=x.dtype, device=x.device, memory_format=memory)
         out[:, :, rows : rows + h, columns : columns + w] = x
