@@ -112,7 +112,7 @@ def test_the_command_and_its_card_say_what_a_model_began_with(capsys, tmp_path: 
     begun = ["--init", str(first / "model"), *data]
     pretrain.main([*SMOKE, "--out", str(second), *begun])
     card = (second / "model" / "CARD.md").read_text()
-    assert re.search(r"- Began with the Burgers-v0 model \(`\w+`\), which had seen 96 images", card)
+    assert re.search(r"- Began with the Burgers-v0 model `\w+`, which had seen 96 images", card)
     assert "--images 96 --warmup-images 16 --data FILE.h5 --init MODEL --out DIR`" in card
     assert "num_blocks" in refuse(pretrain.main, [*SMOKE, "--out", str(tmp_path / "x"), *begun, "--num-blocks", "2"], capsys)
     gone = ["--init", str(tmp_path / "gone"), *data]

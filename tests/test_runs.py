@@ -239,7 +239,7 @@ def test_two_learner_workers_end_where_one_does(finished: Path, tmp_path: Path) 
     assert [r["reward/mean"] for r in ours] == pytest.approx([r["reward/mean"] for r in theirs], rel=0.02)
 
 
-def wait_for(condition, timeout: float = 120) -> None:
+def wait_for(condition, timeout: float = 300) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "timed out"
