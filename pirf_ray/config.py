@@ -110,7 +110,9 @@ class OptimizerSettings:
     micro_batch: int = 16
     """Samples replayed at once; larger batches accumulate their gradient."""
     learning_rate: float = 2e-4
-    """Learning rate of Adam, constant from the first update on."""
+    """Learning rate of Adam at the first update: no ramp."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate after it: constant, or down to zero at the last update by half a cosine."""
     clip_norm: float = 1.0
     """Largest norm of the gradient; longer ones are scaled down."""
     ema_decay: float = 0.9

@@ -5,6 +5,7 @@
 over the learning weights theta, x_0 replayed from its prefix with gradient through the last K steps.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -156,6 +157,8 @@ class Learner:
         return gradient, gathered
 
     def _apply(self, gradient: torch.Tensor, clip_norm: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
         gradient = gradient * min(1.0, clip_norm / max(gradient.norm().item(), 1e-12))
         offset = 0
         for parameter in self.parameters.values():
@@ -164,12 +167,20 @@ class Learner:
         self.optimizer.step()
         self.ema.update(self.weights())
 
+    def learning_rate(self) -> float:
+        """Rate of the next update; the first one's is already the whole."""
+        settings = self.config.optimizer
+        if settings.schedule == "constant":
+            return settings.learning_rate
+        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * self.ema.updates / settings.updates))
+
     def _metrics(self, rows: torch.Tensor, gradient: torch.Tensor) -> dict[str, float]:
         rows = rows.double()
         metrics = {
             "reward/mean": rows[0].mean().item(),
             "learner/anchor": rows[1].mean().item(),
             "learner/grad_norm": gradient.norm().item(),
+            "learner/learning_rate": self.learning_rate(),
         }
         for term, violation in zip(self.reward.terms, rows[2:], strict=True):
             group = "residual" if term.name in self.pde.operators else "condition"

@@ -200,7 +200,8 @@ class Pretrainer:
             raise checkpoints.CheckpointError(f"--init {path}: {info.network}, expected {self.settings.network}")
         self.denoiser.load_network(checkpoints.load_weights(path, "ema"))
         self.ema = Ema(self._tensors(), self.settings.ema_decay)
-        self.init = {"env_id": info.env_id, "images": meta.get("images"), "weights": meta["hashes"]["ema"]}
+        earlier = {"init": meta["init"]} if meta.get("init") else {}
+        self.init = {"env_id": info.env_id, "images": meta.get("images"), "weights": meta["hashes"]["ema"], **earlier}
 
     def learning_rate(self) -> float:
         """Rate of the next update; the first one is already positive."""

@@ -1,5 +1,6 @@
 """The canonical loop in one process: learner, regularizers, guard, checkpoints, resume."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,33 @@ def test_training_lowers_the_residual_and_is_repeatable(groups: dict) -> None:
     assert records[-1]["guard/residual"] < 0.9 * records[-1]["guard/base_residual"]
     assert_equal(runs[0], runs[1])
     assert max(r["rollout/staleness_max"] for r in records) <= config.rollout.staleness
+
+
+def test_the_learning_rate_begins_whole_and_falls_by_half_a_cosine() -> None:
+    optimizer = OptimizerSettings(updates=4, batch=4, micro_batch=4, learning_rate=1e-3, schedule="cosine")
+    records: list[dict] = []
+    tuning(tiny_config(optimizer=optimizer)).fit(records.append)
+    # 1e-3 (1 + cos(pi u/4)) / 2 for u = 0..3.
+    assert [r["learner/learning_rate"] for r in records] == pytest.approx([1e-3, 8.5355e-4, 5e-4, 1.46447e-4], rel=1e-4)
+    records.clear()
+    tuning(tiny_config(optimizer=replace(optimizer, schedule="constant"))).fit(records.append)
+    assert {r["learner/learning_rate"] for r in records} == {1e-3}
+
+
+def test_adam_takes_the_scheduled_step() -> None:
+    """The first step of Adam moves a weight by the learning rate, whatever the gradient's size: the second of two by half."""
+    one, two = (
+        learner(tiny_config(optimizer=OptimizerSettings(updates=n, batch=4, micro_batch=4, learning_rate=1e-3, schedule="cosine")))
+        for n in (1, 2)
+    )
+    rates = []
+    for run in (one, two):
+        gradient = torch.ones(sum(p.numel() for p in run.parameters.values()))
+        for _ in range(run.config.optimizer.updates):
+            before = torch.cat([w.flatten() for w in run.weights().values()]).clone()
+            run._apply(gradient, clip_norm=math.inf)
+            rates.append((before - torch.cat([w.flatten() for w in run.weights().values()])).mean().item())
+    assert rates == pytest.approx([1e-3, 1e-3, 0.5e-3], rel=1e-3)
 
 
 def test_exact_mode_learns_from_every_sample_once() -> None:

@@ -113,6 +113,12 @@ def test_the_command_and_its_card_say_what_a_model_began_with(capsys, tmp_path: 
     pretrain.main([*SMOKE, "--out", str(second), *begun])
     card = (second / "model" / "CARD.md").read_text()
     assert re.search(r"- Began with the Burgers-v0 model `\w+`, which had seen 96 images", card)
+    assert "- Images shown in all: 192" in card
+    third = tmp_path / "third"
+    pretrain.main([*SMOKE, "--out", str(third), "--init", str(second / "model"), *data])
+    card_of_third = (third / "model" / "CARD.md").read_text()
+    assert re.search(r"- That one began with the Burgers-v0 model `\w+`, which had seen 96 images", card_of_third)
+    assert "- Images shown in all: 288" in card_of_third
     assert "--images 96 --warmup-images 16 --data FILE.h5 --init MODEL --out DIR`" in card
     assert "num_blocks" in refuse(pretrain.main, [*SMOKE, "--out", str(tmp_path / "x"), *begun, "--num-blocks", "2"], capsys)
     gone = ["--init", str(tmp_path / "gone"), *data]

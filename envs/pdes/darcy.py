@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from envs.dual_norms import dual_square
 from envs.grids import Axis, Grid
 from envs.normalization import Normalizer
 from envs.operators import central_difference_replicate
@@ -42,8 +43,9 @@ class Darcy(PDE):
     ``paper``       the reference's non-conservative a lap u + grad a . grad u + 1 with composed central differences,
                     replicate padding (b, 1, n, n): u = 0 scores better than exact data. Kept for comparison.
 
-    Conditions: ``two_valued``, the mean squared distance of a to the nearer of 3 and 12 (model units), and
-    ``conservation``, the square of (flux out of the walls - source of the whole square).
+    Conditions: ``two_valued``, the mean squared distance of a to the nearer of 3 and 12 (model units);
+    ``conservation``, the square of (flux out of the walls - source of the whole square); ``weak``, the squared H^-1 norm
+    of the consistent residual (envs.dual_norms), its natural norm also where a jumps.
     """
 
     env_id = "Darcy-v0"
@@ -74,7 +76,11 @@ class Darcy(PDE):
 
     @property
     def conditions(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-        return {"two_valued": self.two_valuedness_violation, "conservation": self.conservation_violation}
+        return {
+            "two_valued": self.two_valuedness_violation,
+            "conservation": self.conservation_violation,
+            "weak": self.weak_violation,
+        }
 
     def _consistent(self, fields: torch.Tensor) -> torch.Tensor:
         a, u = soft_threshold(fields[:, :1]), fields[:, 1:]
@@ -107,6 +113,10 @@ class Darcy(PDE):
     def conservation_violation(self, fields: torch.Tensor) -> torch.Tensor:
         """Inner fluxes cancel in the mean over all cells: what is left is the flux through the walls and the source."""
         return self._consistent(fields).flatten(1).mean(1).square()
+
+    def weak_violation(self, fields: torch.Tensor) -> torch.Tensor:
+        """Between 3^2 and 12^2 times the mean square slope of (u - the solution of the sample's own coefficient)."""
+        return dual_square(self._consistent(fields), self.grid.spacing[0], "cell")
 
     def resolve(self, fields: torch.Tensor) -> torch.Tensor:
         """The solution for each sample's own coefficient, thresholded half-way between its two values. float64."""

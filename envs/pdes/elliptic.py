@@ -13,6 +13,7 @@ import scipy.fft
 import torch
 import torch.nn.functional as F
 
+from envs.dual_norms import dual_square
 from envs.grids import Axis, Grid
 from envs.normalization import Normalizer
 from envs.operators import five_point_laplacian, nine_point_laplacian
@@ -42,7 +43,8 @@ class VertexElliptic(PDE):
     ``paper``       5-point with replicate padding on all vertices (b, 1, n, n): its zero is the Neumann solution, and exact
                     data score badly in the boundary rows. Kept for comparison with the literature.
 
-    The wall term is the mean square of v on the wall, in model units.
+    Conditions: ``wall``, the mean square of v on the wall in model units, and ``weak``, the squared H^-1 norm of the
+    consistent residual (envs.dual_norms).
     """
 
     shift: ClassVar[float]
@@ -76,7 +78,7 @@ class VertexElliptic(PDE):
 
     @property
     def conditions(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-        return {"wall": self.wall_violation}
+        return {"wall": self.wall_violation, "weak": self.weak_violation}
 
     def _consistent(self, fields: torch.Tensor) -> torch.Tensor:
         f, v = fields[:, :1], fields[:, 1:]
@@ -96,6 +98,10 @@ class VertexElliptic(PDE):
 
     def wall_violation(self, fields: torch.Tensor) -> torch.Tensor:
         return edge_mean_square(self.solution_scale * fields[:, 1])
+
+    def weak_violation(self, fields: torch.Tensor) -> torch.Tensor:
+        """The mean square slope of (v - the solution of the sample's own source), where the walls are kept."""
+        return dual_square(self._consistent(fields), self.grid.spacing[0], "vertex", self.shift)
 
     def resolve(self, fields: torch.Tensor) -> torch.Tensor:
         """The 5-point solution of each sample's own source. float64."""

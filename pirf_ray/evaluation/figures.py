@@ -12,11 +12,13 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
+from envs import seeding
 from envs.pdes import PDE
 from pirf_ray.evaluation import fidelity
 
 DATA = "data"
 BATCH = 64
+PROBE_NOISE = 1e-3
 Result = dict[str, Any]
 Figures = dict[str, Any]
 
@@ -43,6 +45,7 @@ def evaluate_sets(
     real_residuals = {name: values[DATA][f"residual/{name}"] for name in pde.operators}
     floors = {name: column.mean().item() for name, column in real_residuals.items()}
     lows = {name: fidelity.bootstrap_interval(column, "mean", seed=seed)[0] for name, column in real_residuals.items()}
+    slopes = {name: noise_sensitivity(pde, all_sets[DATA], name, seed=seed) for name in pde.operators}
     result: Result = {
         "env_id": pde.env_id,
         "resolution": pde.resolution,
@@ -59,6 +62,12 @@ def evaluate_sets(
     for name, fields in all_sets.items():
         figures: Figures = {"num_samples": count, "num_nonfinite": _count_nonfinite(fields)}
         figures |= _physics_figures(values[name], floors, lows, is_data=name == DATA, seed=seed)
+        figures |= {
+            f"residual/{operator}/noise_equivalent": noise_equivalent(
+                figures[f"residual/{operator}/mean"], floors[operator], slope
+            )
+            for operator, slope in slopes.items()
+        }
         result[name] = figures | fidelity_figures(pde, fields, real)
     reference = result[DATA]["fidelity/energy_distance"]
     for name in all_sets:
@@ -102,6 +111,29 @@ def per_sample(pde: PDE, fields: torch.Tensor) -> dict[str, torch.Tensor]:
     batches = torch.split(fields, BATCH)
     columns = {name: torch.cat([measure(x.double()).double() for x in batches]) for name, measure in measures.items()}
     return {name: torch.where(column.isnan(), math.inf, column) for name, column in columns.items()}
+
+
+@torch.no_grad()
+def noise_sensitivity(pde: PDE, fields: torch.Tensor, operator: str, *, seed: int = 0) -> float:
+    """s of (mean residual of exact fields with white noise) = floor + s sigma^2, sigma relative to each channel's std.
+
+    Measured at sigma = PROBE_NOISE; without the floor's own rounding, since exact fields are taken in float64.
+    """
+    fields = fields.double()
+    scale = fidelity.amplitude(fields)[:, None, None]
+    noise = seeding.normal(seed, "noise sensitivity", range(len(fields)), pde.shape).to(fields)
+    pairs = zip(fields.split(BATCH), noise.split(BATCH), strict=True)
+    rise = [pde.residual(x + PROBE_NOISE * scale * e, operator) - pde.residual(x, operator) for x, e in pairs]
+    return torch.cat(rise).mean().item() / PROBE_NOISE**2
+
+
+def noise_equivalent(residual: float, floor: float, slope: float) -> float:
+    """sigma of the white noise (of each channel's std) that gives exact fields this residual; 0 at and below the floor.
+
+    Says what ``over_floor`` cannot where an operator is exact and its floor is rounding. nan where noise does not raise the
+    operator's residual.
+    """
+    return math.sqrt(max(residual - floor, 0.0) / slope) if slope > 0 else math.nan
 
 
 def _physics_figures(
@@ -163,7 +195,8 @@ def result_table(result: Result) -> Table:
     table = Table(
         title=f"{result['env_id']} at {result['resolution']}²: {result['num_samples']} samples of each, "
         f"against {result['num_real']} held-out solutions",
-        caption="second line: 95% bootstrap interval; over floor: mean / mean of real data; real data: a second held-out set",
+        caption="second line: 95% bootstrap interval; over floor: mean / mean of real data; "
+        "as noise: the white noise (of each channel's std) that gives real data this residual; real data: a second held-out set",
     )
     first = [name for name in ("base", "tuned") if name in result["sets"]]
     columns: list[str] = first + [name for name in result["sets"] if name not in (*first, DATA)] + [DATA]
@@ -185,7 +218,7 @@ def _sections(result: Result) -> list[list[tuple[str, str]]]:
         residuals += [(f"residual {label}", f"residual/{name}/mean")]
         if name == result["rewarded_operator"]:
             residuals += [("  median", f"residual/{name}/median")]
-        residuals += [("  over floor", f"residual/{name}/over_floor")]
+        residuals += [("  over floor", f"residual/{name}/over_floor"), ("  as noise", f"residual/{name}/noise_equivalent")]
     physics = [(name.replace("_", " "), f"condition/{name}/mean") for name in result["conditions"]]
     physics += [("re-solve error, median", "resolve/median"), ("  trivial competitor", "resolve/trivial_median")]
     likeness = [
