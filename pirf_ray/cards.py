@@ -51,7 +51,9 @@ def _origin(info: ModelInfo, meta: dict[str, Any]) -> list[str]:
     init, images = meta.get("init"), [meta["images"]]
     while init:
         seen = f", which had seen {init['images']:,} images" if init["images"] is not None else ""
-        lines.append(f"- {'Began' if len(images) == 1 else 'That one began'} with the {init['env_id']} model `{init['weights']}`{seen}")
+        lines.append(
+            f"- {'Began' if len(images) == 1 else 'That one began'} with the {init['env_id']} model `{init['weights']}`{seen}"
+        )
         images.append(init["images"])
         init = init.get("init")
     if len(images) > 1 and None not in images:

@@ -115,7 +115,7 @@ class Learner:
         batch = self.config.optimizer.batch
         rewards, anchors, violations = [], [], []
         for prefix in self._micro_batches(prefixes):
-            out = replay_rewards(self.process, self.policy, self.reward, self.pde.normalizer, prefix, anchored=mu > 0)
+            out = replay_rewards(self.process, self.policy, self.reward, self.pde, prefix, anchored=mu > 0)
             loss = -out.reward.reward.sum() / batch
             if out.anchor is not None:
                 loss = loss + mu * out.anchor.sum() / batch

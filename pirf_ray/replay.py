@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from envs.denoising import DenoisingProcess, State
-from envs.normalization import Normalizer
+from envs.pdes import PDE
 from envs.rewards import Reward, RewardOutput
 from pirf_ray.policy import Policy
 from pirf_ray.regularization import output_anchor
@@ -27,7 +27,7 @@ def replay(process: DenoisingProcess, policy: Policy, x: torch.Tensor, step: int
 
 
 def replay_rewards(
-    process: DenoisingProcess, policy: Policy, reward: Reward, normalizer: Normalizer, prefix: Prefix, *, anchored: bool
+    process: DenoisingProcess, policy: Policy, reward: Reward, pde: PDE, prefix: Prefix, *, anchored: bool
 ) -> Replayed:
     """Replay a prefix and reward the finished samples. Needs ``prefix.base_output`` if anchored."""
     x = replay(process, policy, prefix.x, prefix.step)
@@ -35,5 +35,5 @@ def replay_rewards(
     if anchored:
         if prefix.base_output is None:
             raise ValueError("the output anchor needs the base model's output of each prefix")
-        anchor = output_anchor(x, prefix.base_output)
-    return Replayed(x=x, reward=reward(normalizer.to_physical(x)), anchor=anchor)
+        anchor = output_anchor(x, prefix.base_output, pde.input_channels)
+    return Replayed(x=x, reward=reward(pde.normalizer.to_physical(x)), anchor=anchor)

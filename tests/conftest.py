@@ -1,12 +1,48 @@
-"""One thread for every test: the machine is small, and thread counts change rounding."""
+"""Fixtures of several files. One thread for every test: the machine is small, and thread counts change rounding."""
 
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from envs import datasets
+from envs.datasets import FieldFile
+from tiny_pretraining import PDE8
+
 torch.set_num_threads(1)
 # A background job of a shell ignores Ctrl-C, and so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> FieldFile:
+    """Training fields of the tiny pretraining."""
+    path = tmp_path_factory.mktemp("data") / "train.h5"
+    datasets.write(path, PDE8, num_samples=64, seed=0, stream="train")
+    return FieldFile(path, PDE8)
+
+
+@pytest.fixture
+def short_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards of base models that are measured with two sampler steps only."""
+    from pirf_ray import pretrain
+
+    monkeypatch.setattr(pretrain, "CARD_STEPS", (2,))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Writes the bytes of a hostile pickle."""
+
+    def write_file(content: bytes) -> Path:
+        path = tmp_path / "hostile.pkl"
+        path.write_bytes(content)
+        return path
+
+    return write_file

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from envs.pdes import PDE
 from pirf_ray import checkpoints
 from pirf_ray.checkpoints import ModelInfo
 from pirf_ray.config import (
@@ -79,3 +80,13 @@ def write_base(path: Path, denoiser: Denoiser | None = None) -> Path:
 def observed_order(spacings: Sequence[float] | np.ndarray, errors: Sequence[float]) -> float:
     """Slope of ln error over ln spacing."""
     return np.polyfit(np.log(spacings), np.log(errors), 1)[0]
+
+
+def assert_symmetric(pde: PDE, fields: torch.Tensor) -> None:
+    """Random symmetries of the PDE change the fields and none of their residuals and conditions."""
+    moved = pde.augment(fields, np.random.default_rng(0))
+    assert not torch.equal(moved, fields)
+    for operator in pde.operators:
+        torch.testing.assert_close(pde.residual(moved, operator), pde.residual(fields, operator))
+    for condition in pde.conditions.values():
+        torch.testing.assert_close(condition(moved), condition(fields))

@@ -48,7 +48,9 @@ def test_weak_is_the_energy_of_the_solutions_error(name: str) -> None:
     """R = (lap + shift) e with e = v - the re-solved v: <R, -(lap + shift)^-1 R> = -<e, (lap + shift) e>, mean over the vertices."""
     pde = make_pde(name, N)
     fields = pde.solve(0, "test", range(4))
-    fields[:, 1, 1:-1, 1:-1] += 1e-3 * torch.randn(4, N - 2, N - 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fields[:, 1, 1:-1, 1:-1] += 1e-3 * torch.randn(
+        4, N - 2, N - 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     error = fields[:, 1] - pde.resolve(fields)[:, 1]
     inner = error[:, 1:-1, 1:-1]
     energy = -inner * (five_point_laplacian(error, pde.grid.spacing) + pde.shift * inner)

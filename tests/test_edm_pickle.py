@@ -16,16 +16,6 @@ from pirf_ray import edm_pickle, import_edm, inert_pickle
 from pirf_ray.checkpoints import CheckpointError
 
 
-@pytest.fixture
-def write(tmp_path: Path):
-    def write_file(content: bytes) -> Path:
-        path = tmp_path / "hostile.pkl"
-        path.write_bytes(content)
-        return path
-
-    return write_file
-
-
 def text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 

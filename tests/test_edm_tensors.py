@@ -3,7 +3,6 @@
 import io
 import pickle
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +10,6 @@ from edm_network import MEGABYTE, Raw, peak, snapshot, tiny_edm
 
 from pirf_ray import import_edm
 from pirf_ray.checkpoints import CheckpointError
-
-
-@pytest.fixture
-def write(tmp_path: Path):
-    def write_file(content: bytes) -> Path:
-        path = tmp_path / "hostile.pkl"
-        path.write_bytes(content)
-        return path
-
-    return write_file
 
 
 def stored(values: torch.Tensor, *, archive: bool = False) -> bytes:

@@ -84,7 +84,9 @@ def test_the_learning_rate_begins_whole_and_falls_by_half_a_cosine() -> None:
 def test_adam_takes_the_scheduled_step() -> None:
     """The first step of Adam moves a weight by the learning rate, whatever the gradient's size: the second of two by half."""
     one, two = (
-        learner(tiny_config(optimizer=OptimizerSettings(updates=n, batch=4, micro_batch=4, learning_rate=1e-3, schedule="cosine")))
+        learner(
+            tiny_config(optimizer=OptimizerSettings(updates=n, batch=4, micro_batch=4, learning_rate=1e-3, schedule="cosine"))
+        )
         for n in (1, 2)
     )
     rates = []
@@ -193,6 +195,16 @@ def test_weight_distance_and_output_anchor_by_hand() -> None:
     assert output_anchor(x, base).item() == pytest.approx(1 / 16)
     flicker = base + (-1.0) ** torch.arange(8)
     assert output_anchor(flicker, base).item() == pytest.approx(0)
+
+
+def test_the_anchor_holds_inputs_at_all_scales() -> None:
+    """Flicker of 1 in a channel of two, base = 2 in both: its mean square 1 / 2 channels over 4, if the channel is an input."""
+    base = torch.full((1, 2, 8, 8), 2.0)
+    flicker = base.clone()
+    flicker[:, 0] += (-1.0) ** torch.arange(8)
+    assert output_anchor(flicker, base, inputs=(0,)).item() == pytest.approx(1 / 8)
+    assert output_anchor(flicker, base, inputs=(1,)).item() == pytest.approx(0)
+    assert output_anchor(base + 1, base, inputs=(0,)).item() == pytest.approx(1 / 4)
 
 
 def test_non_finite_gradients_are_skipped_counted_and_end_the_run() -> None:

@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from test_runs import refuse
 
-from envs import datasets
 from envs.datasets import FieldFile
 from envs.pdes import REGISTRY, Burgers, make_pde, register
 from helpers import tiny_network
@@ -23,23 +22,9 @@ from pirf_ray.checkpoints import CheckpointError, load_weights
 from pirf_ray.config import ConfigError
 from pirf_ray.pretrain_loop import Lines, Log, begin, run_updates
 from pirf_ray.pretraining import Batches, Pretrainer, PretrainSettings
+from tiny_pretraining import CPU, PDE8, SETTINGS, SMOKE, same
 
-CPU = torch.device("cpu")
-PDE8 = make_pde("Burgers-v0", 8)
-SETTINGS = PretrainSettings(network=tiny_network(), images=480, batch=8, learning_rate=5e-3, warmup_images=32, ema_decay=0.9)
-SMOKE = ("--preset", "smoke", "--threads", "1", "--images", "96", "--warmup-images", "16")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> FieldFile:
-    path = tmp_path_factory.mktemp("data") / "train.h5"
-    datasets.write(path, PDE8, num_samples=64, seed=0, stream="train")
-    return FieldFile(path, PDE8)
-
-
-@pytest.fixture(autouse=True)
-def short_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "CARD_STEPS", (2,))
+pytestmark = pytest.mark.usefixtures("short_cards")
 
 
 def trainer(data: FieldFile, *, compiled: bool = False, network: dict | None = None, **changes: object) -> Pretrainer:
@@ -52,10 +37,6 @@ def steps(run: Pretrainer, number: int) -> dict[str, torch.Tensor]:
     for _ in range(number):
         run.step()
     return {name: tensor.clone() for name, tensor in run.denoiser.network.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return checkpoints.fingerprint(a) == checkpoints.fingerprint(b)
 
 
 # --- what it begins with ---

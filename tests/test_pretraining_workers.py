@@ -18,37 +18,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_runs import ray_processes, refuse, wait_for
 
-from envs import datasets
 from envs.datasets import FieldFile
-from envs.pdes import make_pde
-from helpers import tiny_network
 from pirf_ray import checkpoints, pretrain
 from pirf_ray.communication import SingleProcess
 from pirf_ray.config import ConfigError
 from pirf_ray.pretrain_loop import Log, Workers
-from pirf_ray.pretraining import Pretrainer, PretrainSettings
+from pirf_ray.pretraining import Pretrainer
+from tiny_pretraining import CPU, PDE8, SETTINGS, SMOKE, same
 
 ROOT = Path(__file__).parent.parent
-CPU = torch.device("cpu")
-PDE8 = make_pde("Burgers-v0", 8)
-SETTINGS = PretrainSettings(network=tiny_network(), images=480, batch=8, learning_rate=5e-3, warmup_images=32, ema_decay=0.9)
-SMOKE = ("--preset", "smoke", "--threads", "1", "--images", "96", "--warmup-images", "16")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> FieldFile:
-    path = tmp_path_factory.mktemp("data") / "train.h5"
-    datasets.write(path, PDE8, num_samples=64, seed=0, stream="train")
-    return FieldFile(path, PDE8)
-
-
-@pytest.fixture(autouse=True)
-def short_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "CARD_STEPS", (2,))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return checkpoints.fingerprint(a) == checkpoints.fingerprint(b)
+pytestmark = pytest.mark.usefixtures("short_cards")
 
 
 def rank(index: int, file: str, folder: str) -> None:

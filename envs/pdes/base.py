@@ -36,6 +36,8 @@ class PDE(ABC):
     unrewarded_operator: ClassVar[str]
     """The operator that no default reward uses: the independent witness of every evaluation."""
     default_resolution: ClassVar[int]
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """Channels that the equation takes as given: the others are its solution for them."""
     default_parameters: ClassVar[dict[str, float]] = {}
     """Physical parameters that a user may set, by name, with their defaults."""
 
@@ -102,6 +104,11 @@ class PDE(ABC):
         return type(self), self.resolution, tuple(sorted(self.parameters.items()))
 
     @property
+    def input_channels(self) -> tuple[int, ...]:
+        """Indices of ``inputs`` among the channels."""
+        return tuple(self.channels.index(name) for name in self.inputs)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         return (len(self.channels), *self.grid.shape)
 
@@ -134,6 +141,9 @@ def register(cls: type[PDE]) -> type[PDE]:
     missing = sorted(set(cls.__abstractmethods__) | {name for name in REQUIRED if not hasattr(cls, name)})
     if missing:
         raise ValueError(f"{cls.__name__} cannot be registered: it does not define {', '.join(missing)}")
+    strangers = sorted(set(cls.inputs) - set(cls.channels))
+    if strangers:
+        raise ValueError(f"{cls.__name__} cannot be registered: its inputs {strangers} are none of its channels {cls.channels}")
     known = REGISTRY.get(cls.env_id, cls)
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(

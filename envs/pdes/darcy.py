@@ -51,6 +51,7 @@ class Darcy(PDE):
     env_id = "Darcy-v0"
     equation = "-div(a grad u) = 1, u = 0 on the wall, a in {3, 12}"
     channels = ("a", "u")
+    inputs = ("a",)
     units = "dimensionless; x and y in [0, 1]"
     solver = "cell-centred finite volumes, harmonic faces, preconditioned conjugate gradients to 1e-11, float64"
     default_operator = "consistent"

@@ -21,6 +21,7 @@ class Helmholtz(VertexElliptic):
     env_id = "Helmholtz-v0"
     equation = "lap psi + psi = f, psi = 0 on the wall"
     channels = ("f", "psi")
+    inputs = ("f",)
     units = "dimensionless; x and y in [0, 1]"
     solver = "5-point finite differences on vertices by fast sine transform (DST-I), float64"
     shift = 1.0

@@ -20,6 +20,7 @@ class Poisson(VertexElliptic):
     env_id = "Poisson-v0"
     equation = "lap phi = f, phi = 0 on the wall"
     channels = ("f", "phi")
+    inputs = ("f",)
     units = "dimensionless; x and y in [0, 1]"
     solver = "5-point finite differences on vertices by fast sine transform (DST-I), float64"
     shift = 0.0
