@@ -15,6 +15,7 @@ COLUMNS = (
     "NFE",
     "`consistent` residual: base → tuned (floor)",
     "ratio",
+    "as white noise, % of std: base → tuned",
     "witness: base → tuned (real data)",
     "conditions",
     "re-solve error: base → tuned (real data)",
@@ -60,13 +61,14 @@ def row(result: dict[str, Any]) -> list[str]:
     conditions = [
         f"{name} {base[f'condition/{name}/mean']:.2g} → {tuned[f'condition/{name}/mean']:.2g}" for name in result["conditions"]
     ]
-    key = f"residual/{operator}/mean"
+    key, noise = f"residual/{operator}/mean", f"residual/{operator}/noise_equivalent"
     floor = " below floor!" if tuned[f"residual/{operator}/below_floor"] else ""
     return [
         f"{result['env_id'].removesuffix('-v0')} {result['resolution']}²",
         str(result["sampler"]["nfe"]),
         change(key) + floor,
         f"1/{base[key] / tuned[key]:.3g}",
+        f"{100 * base[noise]:.2g} → {100 * tuned[noise]:.2g}",
         f"{witness}: {change(f'residual/{witness}/mean')}",
         ", ".join(conditions) or "none",
         change("resolve/median"),

@@ -60,6 +60,16 @@ def samples(sets: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[str, np.
     return {name: fields.numpy() for name, fields in {**sets, "data": truth[3 * COUNT :]}.items()}
 
 
+@pytest.mark.parametrize(("operator", "sigma"), [("consistent", 1e-3), ("consistent", 1e-2), ("simpson", 1e-2)])
+def test_the_noise_equivalent_finds_the_noise(pde: PDE, truth: torch.Tensor, operator: str, sigma: float) -> None:
+    """Real fields with white noise of sigma x std, other noise than the probe's, are reported as sigma (where it is over the floor)."""
+    fields = truth[:COUNT].double()
+    noisy = fields + sigma * fidelity.amplitude(fields)[:, None, None] * gaussian(3, *fields.shape)
+    figures = evaluate_sets(pde, {"base": noisy}, real=truth[COUNT : 3 * COUNT], real_other=truth[:COUNT])
+    assert figures["base"][f"residual/{operator}/noise_equivalent"] == pytest.approx(sigma, rel=0.1)
+    assert figures["data"][f"residual/{operator}/noise_equivalent"] == 0
+
+
 def test_identical_sets_have_energy_distance_zero() -> None:
     a = gaussian(0, 40, 2, 4, 4)
     assert fidelity.energy_distance(a, a.clone()) < 1e-6
