@@ -8,7 +8,7 @@ print(tuned.evaluate(samples=64, real=256).result["tuned"]["residual/consistent/
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +68,7 @@ def configure(env: str, **settings: Any) -> TrainConfig:
 
     Raises ValueError on an unknown setting.
     """
-    config = small(env)
-    for group in fields(TrainConfig):
-        value = getattr(config, group.name)
-        known = {f.name for f in fields(value)} if hasattr(value, "__dataclass_fields__") else set()
-        chosen = {name: settings.pop(name) for name in known & settings.keys()}
-        if chosen:
-            config = replace(config, **{group.name: replace(value, **chosen)})
-        elif group.name in settings:
-            config = replace(config, **{group.name: settings.pop(group.name)})
-    if settings:
-        raise ValueError(f"unknown settings: {', '.join(sorted(settings))}")
-    return config
+    return small(env).with_settings(**settings)
 
 
 def fine_tune(

@@ -1,7 +1,7 @@
 """Settings of a fine-tuning run: typed, frozen, checked before anything starts. Every field is a command-line flag."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -263,6 +263,21 @@ class TrainConfig:
     def prefix_steps(self) -> int:
         """Steps before the last K."""
         return self.sampler.num_steps - self.pirf.truncation
+
+    def with_settings(self, **settings: Any) -> "TrainConfig":
+        """With some settings changed, named as on the command line, of whatever group. ValueError on an unknown one."""
+        changes: dict[str, Any] = {}  # replaced together: settings of two groups may fit only each other
+        for group in fields(self):
+            value = getattr(self, group.name)
+            known = {f.name for f in fields(value)} if is_dataclass(value) else set()
+            chosen = {name: settings.pop(name) for name in known & settings.keys()}
+            if chosen:
+                changes[group.name] = replace(value, **chosen)
+            elif group.name in settings:
+                changes[group.name] = settings.pop(group.name)
+        if settings:
+            raise ValueError(f"unknown settings: {', '.join(sorted(settings))}")
+        return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -191,6 +191,7 @@ def test_python_api_of_the_readme() -> None:
 
 
 def test_settings_of_the_api_are_named_like_the_flags() -> None:
+    assert api.configure("Burgers-v0", batch=4, chunk=4).rollout.chunk == 4  # each alone would not fit the other
     config = api.configure("Burgers-v0", truncation=3, l2=0.5, seed=4)
     assert (config.pirf.truncation, config.regularization.l2, config.seed) == (3, 0.5, 4)
     with pytest.raises(ValueError, match="unknown settings: lambda_"):
