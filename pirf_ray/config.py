@@ -95,8 +95,11 @@ class RegularizationSettings:
     anchor: float = 300.0
     """mu of mu * ||LP(x_0 - x_0^base)||^2 / ||x_0^base||^2, LP a 4x4 average, x_0^base the base model's output from the same prefix."""
 
+    anchor_inputs: float = 1.0
+    """Factor on mu for the channels that the equation takes as given (source, coefficient), which are held at all scales."""
+
     def __post_init__(self) -> None:
-        _not_negative(self, "l2", "anchor")
+        _not_negative(self, "l2", "anchor", "anchor_inputs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,11 +111,11 @@ class Learner:
 
     def _accumulate(self, prefixes: list[Prefix]) -> torch.Tensor:
         """Backpropagate this rank's samples; returns rows of figures by sample: reward, anchor, each term's violation."""
-        mu = self.config.regularization.anchor
+        mu, factor = self.config.regularization.anchor, self.config.regularization.anchor_inputs
         batch = self.config.optimizer.batch
         rewards, anchors, violations = [], [], []
         for prefix in self._micro_batches(prefixes):
-            out = replay_rewards(self.process, self.policy, self.reward, self.pde, prefix, anchored=mu > 0)
+            out = replay_rewards(self.process, self.policy, self.reward, self.pde, prefix, anchored=mu > 0, input_weight=factor)
             loss = -out.reward.reward.sum() / batch
             if out.anchor is not None:
                 loss = loss + mu * out.anchor.sum() / batch

@@ -53,8 +53,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "reference_noise": 1e-4,
         "weights": {"weak": 0.25, "conservation": 0.03},
     },
-    "Helmholtz-v0": {**ELLIPTIC, "weights": {"weak": 0.25, "wall": 0.3, "source_edge": 0.3}},
-    "Poisson-v0": {**ELLIPTIC, "weights": {"weak": 0.25, "wall": 0.3}},
+    "Helmholtz-v0": {**ELLIPTIC, "anchor_inputs": 5.0, "weights": {"weak": 0.15, "wall": 0.3, "source_edge": 0.3}},
+    "Poisson-v0": {**ELLIPTIC, "anchor_inputs": 5.0, "weights": {"weak": 0.15, "wall": 0.3}},
 }
 """Settings by PDE where they differ from TrainConfig's. The reference noise: where the base model's residual is already about
 that of the default's."""

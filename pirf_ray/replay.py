@@ -27,13 +27,20 @@ def replay(process: DenoisingProcess, policy: Policy, x: torch.Tensor, step: int
 
 
 def replay_rewards(
-    process: DenoisingProcess, policy: Policy, reward: Reward, pde: PDE, prefix: Prefix, *, anchored: bool
+    process: DenoisingProcess,
+    policy: Policy,
+    reward: Reward,
+    pde: PDE,
+    prefix: Prefix,
+    *,
+    anchored: bool,
+    input_weight: float = 1.0,
 ) -> Replayed:
-    """Replay a prefix and reward the finished samples. Needs ``prefix.base_output`` if anchored."""
+    """Replay a prefix and reward the finished samples. If anchored: needs ``prefix.base_output``, ``input_weight`` as there."""
     x = replay(process, policy, prefix.x, prefix.step)
     anchor = None
     if anchored:
         if prefix.base_output is None:
             raise ValueError("the output anchor needs the base model's output of each prefix")
-        anchor = output_anchor(x, prefix.base_output, pde.input_channels)
+        anchor = output_anchor(x, prefix.base_output, pde.input_channels, input_weight)
     return Replayed(x=x, reward=reward(pde.normalizer.to_physical(x)), anchor=anchor)

@@ -203,6 +203,7 @@ def test_the_anchor_holds_inputs_at_all_scales() -> None:
     flicker = base.clone()
     flicker[:, 0] += (-1.0) ** torch.arange(8)
     assert output_anchor(flicker, base, inputs=(0,)).item() == pytest.approx(1 / 8)
+    assert output_anchor(flicker, base, inputs=(0,), input_weight=5.0).item() == pytest.approx(5 / 8)
     assert output_anchor(flicker, base, inputs=(1,)).item() == pytest.approx(0)
     assert output_anchor(base + 1, base, inputs=(0,)).item() == pytest.approx(1 / 4)
 
