@@ -94,8 +94,12 @@ def _draw_residual_history(axes: Axes, history: History, result: Mapping[str, An
     updates, values = _column(history, "guard/residual")
     axes.plot(updates, values, "o-", color=COLORS["guard"], ms=5, lw=1, label="guard samples, mean")
     key = f"residual/{operator}/mean"
-    for name, label in (("base", "base model, mean"), ("data", "floor: real data, mean")):
-        _level(axes, result.get(name, {}).get(key), label=label, color=COLORS[name], ls=":" if name == "base" else "--")
+    _level(axes, result.get("base", {}).get(key), label="base model, mean", color=COLORS["base"], ls=":")
+    floor = result.get("data", {}).get(key, 0)
+    if _far_below(floor, axes.dataLim.y0):
+        axes.plot([], [], " ", label=_floor_out_of_sight(floor))
+    else:
+        _level(axes, floor, label="floor: real data, mean", color=COLORS["data"], ls="--")
     _mark_kept(axes, result)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
@@ -127,6 +131,15 @@ def _column(history: History, *names: str) -> tuple[np.ndarray, np.ndarray]:
     values = np.array(pairs, dtype=float).reshape(-1, 2)
     values = values[np.isfinite(values[:, 1])]
     return values[:, 0], values[:, 1]
+
+
+def _far_below(floor: float, lowest: float) -> bool:
+    """An exact operator's floor is rounding: on one axis with what was generated, nothing else would be seen."""
+    return 0 < floor < lowest / 10**DECADES
+
+
+def _floor_out_of_sight(floor: float) -> str:
+    return f"floor: real data, mean {floor:.1g} (off the axis)"
 
 
 def _level(axes: Axes, value: float | None, **style: Any) -> None:
@@ -217,24 +230,25 @@ def _draw_statistics(
     part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], result: Mapping[str, Any], operator: str
 ) -> None:
     columns, rows, histogram = part.subplots(1, 3)
-    _draw_spectrum(columns, pde.grid.columns, -1, pde.channels[-1], samples)
-    _draw_spectrum(rows, pde.grid.rows, -2, pde.channels[-1], samples)
+    solution = len(pde.channels) - 1
+    _draw_spectrum(columns, pde, -1, pde.input_channels[0] if pde.inputs else solution, samples)
+    _draw_spectrum(rows, pde, -2, solution, samples)
     _draw_histogram(histogram, pde, samples, result, operator)
 
 
-def _draw_spectrum(axes: Axes, axis: Axis, dimension: int, channel: str, samples: Mapping[str, torch.Tensor]) -> None:
-    """Power of the last channel along one axis, k in cycles over the axis; k = 0 left out, rounding cut off."""
+def _draw_spectrum(axes: Axes, pde: PDE, dimension: int, channel: int, samples: Mapping[str, torch.Tensor]) -> None:
+    """Power of one channel along one axis, k in cycles over the axis; k = 0 left out, rounding cut off."""
+    axis = (pde.grid.rows, pde.grid.columns)[dimension]
     periodic = axis.layout == "periodic"
     largest = smallest = 0.0
     for name in SETS:
-        power = fidelity.spectrum(samples[name], dimension, periodic=periodic)[-1, 1:].numpy()
+        power = fidelity.spectrum(samples[name], dimension, periodic=periodic)[channel, 1:].numpy()
         axes.plot(np.arange(1, len(power) + 1), power, STYLES[name], color=COLORS[name], label=LABELS[name], lw=1.8)
         if name == "data":
             largest, smallest = power.max(), power[:-1].min()
     window = "" if periodic else ", Hann window"
-    axes.set(
-        title=f"Spectrum of {channel} along {axis.name}{window}", xlabel=f"wavenumber along {axis.name} (cycles over the axis)"
-    )
+    name = pde.channels[channel]
+    axes.set(title=f"Spectrum of {name} along {axis.name}{window}", xlabel=f"wavenumber along {axis.name} (cycles over the axis)")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set(yscale="log", ylabel="mean power (units²)")
@@ -249,15 +263,20 @@ def _draw_histogram(axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], r
     with torch.no_grad():
         residuals = {name: pde.residual(samples[name], operator).numpy() for name in SETS}
     positive = {name: values[np.isfinite(values) & (values > 0)] for name, values in residuals.items()}
-    together = np.concatenate(list(positive.values()))
+    generated = np.concatenate([positive["base"], positive["tuned"]])
+    floor = result.get("data", {}).get(f"residual/{operator}/mean", 0)
+    hidden = bool(generated.size) and _far_below(floor, generated.min())
+    shown = [name for name in SETS if not (hidden and name == "data")]
+    together = np.concatenate([positive[name] for name in shown])
     low, high = (together.min(), together.max()) if together.size else (0.1, 1.0)
     bins = np.geomspace(low / 1.1, high * 1.1, 61)
-    for name in SETS:
+    for name in shown:
         label = f"{LABELS[name]} (n = {len(residuals[name])})"
         axes.hist(positive[name], bins.tolist(), color=COLORS[name], alpha=0.25)
         axes.hist(positive[name], bins.tolist(), color=COLORS[name], histtype="step", ls=STYLES[name], lw=1.6, label=label)
-    floor = result.get("data", {}).get(f"residual/{operator}/mean", 0)
-    if np.isfinite(floor) and floor > 0:
+    if hidden:
+        axes.plot([], [], " ", label=_floor_out_of_sight(floor))
+    elif np.isfinite(floor) and floor > 0:
         axes.axvline(floor, color=COLORS["data"], ls=":", lw=1.5, label="floor: real data, mean")
     axes.set(title=f"Residual of each sample ({operator})", xlabel="mean square residual", ylabel="samples", xscale="log")
     axes.grid(alpha=0.25)
