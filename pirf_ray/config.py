@@ -195,13 +195,15 @@ class GuardSettings:
     """Largest relative change of a channel's standard deviation against the base model's on the same noise."""
     guard_energy: float = 1.05
     """Largest energy distance to held-out data over the base model's on the same noise."""
+    guard_spectrum: float = 0.1
+    """Largest rise of a channel's log spectrum error against held-out data (decades) over the base model's on the same noise."""
     guard_patience: int = 2
     """Guard evaluations in a row outside the limits that end the training."""
 
     def __post_init__(self) -> None:
         _at_least(self, 2, "guard_samples")
         _at_least(self, 1, "guard_every")
-        _positive(self, "guard_amplitude", "guard_energy")
+        _positive(self, "guard_amplitude", "guard_energy", "guard_spectrum")
         _at_least(self, 1, "guard_patience")
 
 

@@ -13,7 +13,7 @@ from envs import seeding
 from envs.denoising import DenoisingProcess, State
 from envs.pdes import PDE
 from pirf_ray.config import GuardSettings
-from pirf_ray.evaluation.fidelity import amplitude, energy_distance
+from pirf_ray.evaluation.fidelity import amplitude, energy_distance, log_spectrum_errors
 from pirf_ray.policy import Policy
 from pirf_ray.rollout import advance, finish
 
@@ -59,7 +59,12 @@ class Guard:
         base = pde.normalizer.to_physical(torch.cat(base_outputs))
         self.base_amplitude = amplitude(base)
         self.base_energy = energy_distance(base, self.real)
+        self.base_spectrum = self._spectrum_errors(base)
         self.base_residual = pde.residual(base.double(), operator).mean().item()
+
+    def _spectrum_errors(self, fields: torch.Tensor) -> torch.Tensor:
+        """Log spectrum error of each channel. Amplitude and energy distance do not see small scales smoothed away."""
+        return log_spectrum_errors(fields, self.real, self.pde.grid.periodic)
 
     @torch.no_grad()
     def measure(self, policy: Policy) -> dict[str, float]:
@@ -70,10 +75,12 @@ class Guard:
         ratios = amplitude(fields) / self.base_amplitude
         ratio = ratios[ratios.log().abs().argmax()].item()  # of the channel that has changed most
         energy = energy_distance(fields, self.real) / self.base_energy
+        spectrum = (self._spectrum_errors(fields) - self.base_spectrum).max().item()
         s = self.settings
         mean = residual.mean().item()
         # A residual below the floor is a hacked reward: it counts as outside.
-        inside = abs(ratio - 1) <= s.guard_amplitude and energy <= s.guard_energy and mean >= self.floor
+        faithful = abs(ratio - 1) <= s.guard_amplitude and energy <= s.guard_energy and spectrum <= s.guard_spectrum
+        inside = faithful and mean >= self.floor
         return {
             "guard/residual": mean,
             "guard/residual_median": residual.median().item(),
@@ -81,6 +88,8 @@ class Guard:
             "guard/base_residual": self.base_residual,
             "guard/amplitude_ratio": ratio,
             "guard/energy_ratio": energy,
+            "guard/spectrum_rise": spectrum,
+            "guard/spectrum_limit": s.guard_spectrum,
             "guard/amplitude_limit": s.guard_amplitude,
             "guard/energy_limit": s.guard_energy,
             "guard/inside": float(inside),

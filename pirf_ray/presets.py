@@ -25,14 +25,12 @@ def smoke(env: str) -> TrainConfig:
         optimizer=OptimizerSettings(updates=4, batch=8, micro_batch=8),
         rollout=RolloutSettings(actors=2, actor_cpus=0.25, chunk=4, pool=16, pool_start=8, pool_growth=4),
         learner=LearnerSettings(worker_cpus=0.25, worker_threads=1, checkpoint_every=2),
-        guard=GuardSettings(guard_samples=8, guard_every=2, guard_amplitude=0.5, guard_energy=2.0),
+        guard=GuardSettings(guard_samples=8, guard_every=2, guard_amplitude=0.5, guard_energy=2.0, guard_spectrum=2.0),
         evaluation=EvaluationSettings(samples=8, real=64),
     )
 
 
-ELLIPTIC: dict[str, Any] = {
-    "truncation": 3,
-    "updates": 700,
+FINE: dict[str, Any] = {
     "batch": 8,
     "micro_batch": 8,
     "learning_rate": 1.5e-4,
@@ -41,20 +39,21 @@ ELLIPTIC: dict[str, Any] = {
     "pool": 512,
     "pool_growth": 0.5,
     "guard_every": 50,
-    "reference_noise": 3e-5,
+    "guard_patience": 3,
 }
-"""Second differences amplify every jitter of the weights: many small updates that come to rest do best."""
+"""Where every jitter of the weights is seen in the residual: many small updates that come to rest do best."""
+VERTEX_ELLIPTIC: dict[str, Any] = {**FINE, "truncation": 3, "updates": 700, "anchor_inputs": 20.0, "reference_noise": 3e-5}
 SMALL: dict[str, dict[str, Any]] = {
     "Darcy-v0": {
-        **ELLIPTIC,
-        "truncation": 4,
+        **FINE,
         "updates": 600,
         "learning_rate": 1e-4,
         "reference_noise": 1e-4,
         "weights": {"weak": 0.25, "conservation": 0.03},
     },
-    "Helmholtz-v0": {**ELLIPTIC, "anchor_inputs": 5.0, "weights": {"weak": 0.15, "wall": 0.3, "source_edge": 0.3}},
-    "Poisson-v0": {**ELLIPTIC, "anchor_inputs": 5.0, "weights": {"weak": 0.15, "wall": 0.3}},
+    "Helmholtz-v0": {**VERTEX_ELLIPTIC, "weights": {"weak": 0.15, "wall": 0.3, "source_edge": 0.3}},
+    "Kolmogorov-v0": {**FINE, "updates": 400, "anchor_inputs": 30.0},
+    "Poisson-v0": {**VERTEX_ELLIPTIC, "weights": {"weak": 0.15, "wall": 0.3}},
 }
 """Settings by PDE where they differ from TrainConfig's. The reference noise: where the base model's residual is already about
 that of the default's."""

@@ -54,7 +54,7 @@ def tiny_config(**groups: object) -> TrainConfig:
         "optimizer": OptimizerSettings(updates=6, batch=4, micro_batch=4, learning_rate=1e-3),
         "rollout": RolloutSettings(actors=1, actor_cpus=0.25, chunk=2, pool=8, pool_start=4, pool_growth=2),
         "learner": LearnerSettings(worker_cpus=0.25, worker_threads=1, checkpoint_every=2),
-        "guard": GuardSettings(guard_samples=4, guard_every=2, guard_amplitude=100.0, guard_energy=100.0),
+        "guard": GuardSettings(guard_samples=4, guard_every=2, guard_amplitude=100.0, guard_energy=100.0, guard_spectrum=100.0),
         "evaluation": EvaluationSettings(samples=4, real=16),
     }
     return TrainConfig(**{**defaults, **groups})

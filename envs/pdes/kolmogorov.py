@@ -78,6 +78,7 @@ class Kolmogorov(PDE):
     env_id = "Kolmogorov-v0"
     equation = "w_t + u . grad w = lap w / Re - 0.1 w - 4 cos 4y, periodic"
     channels = ("w0", "w1", "w2")
+    inputs = ("w0",)
     units = "vorticity in 1/s at t, t + 1/32 s, t + 2/32 s; rows y in [0, 2 pi), columns x in [0, 2 pi)"
     solver = (
         "ETDRK4 pseudo-spectral, 2n points a side (3n/2 above n = 128, at least 32), 2/3 dealiased, fastest mode 1.2 radians a step,"

@@ -147,14 +147,19 @@ def spectrum(fields: torch.Tensor, axis: int = -1, *, periodic: bool = True) -> 
 
 
 def log_spectrum_error(a: torch.Tensor, b: torch.Tensor, periodic: Periodic = (True, True)) -> float:
-    """Root mean square over wavenumber bins and channels of log10(P_a / P_b), in decades.
+    """Root mean square over wavenumber bins and channels of log10(P_a / P_b), in decades: see ``log_spectrum_errors``."""
+    return log_spectrum_errors(a, b, periodic).square().mean().sqrt().item()
+
+
+def log_spectrum_errors(a: torch.Tensor, b: torch.Tensor, periodic: Periodic = (True, True)) -> torch.Tensor:
+    """Root mean square over wavenumber bins of log10(P_a / P_b), in decades, of each channel (c,).
 
     P: mean power in radial bins of unit width up to Nyquist, without k = 0; axes that are not periodic (rows, columns)
     are Hann-windowed. POWER_FLOOR of the reference's largest bin is added to both.
     """
     power_a, power_b = (_radial_bins(_power(fields, periodic)) for fields in (a, b))
     floor = POWER_FLOOR * power_b.amax(1, keepdim=True)
-    return torch.log10((power_a + floor) / (power_b + floor)).square().mean().sqrt().item()
+    return torch.log10((power_a + floor) / (power_b + floor)).square().mean(1).sqrt()
 
 
 def high_wavenumber_ratio(a: torch.Tensor, b: torch.Tensor, periodic: Periodic = (True, True)) -> torch.Tensor:
