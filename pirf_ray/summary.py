@@ -21,6 +21,7 @@ COLUMNS = (
     "re-solve error: base → tuned (real data)",
     "amplitude over real data's: base → tuned",
     "energy distance, tuned / base",
+    "log spectrum error, decades: base → tuned (real data)",
 )
 
 
@@ -74,6 +75,7 @@ def row(result: dict[str, Any]) -> list[str]:
         change("resolve/median"),
         f"{base['fidelity/amplitude_ratio']:.3f} → {tuned['fidelity/amplitude_ratio']:.3f}",
         f"{tuned['fidelity/energy_distance'] / base['fidelity/energy_distance']:.3f}",
+        change("fidelity/log_spectrum_error"),
     ]
 
 

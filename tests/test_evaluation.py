@@ -70,6 +70,14 @@ def test_the_noise_equivalent_finds_the_noise(pde: PDE, truth: torch.Tensor, ope
     assert figures["data"][f"residual/{operator}/noise_equivalent"] == 0
 
 
+def test_spectrum_errors_are_told_by_channel() -> None:
+    """Channel 0 is twice as large, four times its power: log10(4) decades in every bin; channel 1 is the reference's own."""
+    b = gaussian(0, 64, 2, 8, 8)
+    a = b * torch.tensor([2.0, 1.0])[:, None, None]
+    assert fidelity.log_spectrum_errors(a, b).tolist() == pytest.approx([math.log10(4), 0], abs=1e-9)
+    assert fidelity.log_spectrum_error(a, b) == pytest.approx(math.log10(4) / math.sqrt(2))
+
+
 def test_identical_sets_have_energy_distance_zero() -> None:
     a = gaussian(0, 40, 2, 4, 4)
     assert fidelity.energy_distance(a, a.clone()) < 1e-6

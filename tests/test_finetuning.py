@@ -15,7 +15,7 @@ from pirf_ray.config import GuardSettings, OptimizerSettings, PirfSettings, Regu
 from pirf_ray.finetuning import FineTuning
 from pirf_ray.learner import Learner, TrainingDiverged, make_policy
 from pirf_ray.regularization import output_anchor, weight_distance
-from pirf_ray.rollout import Prefix, generate
+from pirf_ray.rollout import Prefix, finish, generate
 from pirf_ray.runs import RunDirectory, RunExistsError, config_from_json, load_policy
 from pirf_ray.sources import LocalSource
 
@@ -232,6 +232,35 @@ def test_guard_keeps_the_best_inside_and_ends_the_training(tmp_path: Path) -> No
     assert len(run.history()) == 2
     info, policy, _ = load_policy(run.paths.root)
     assert_equal(policy.tuned.network.state_dict(), policy.base.network.state_dict())
+
+
+def test_smoothed_small_scales_are_outside_the_guard() -> None:
+    """Against the base model's own samples as the truth: a denoiser that averages neighbours fails by the spectrum alone."""
+    guard = GuardSettings(guard_samples=4, guard_every=1, guard_amplitude=100.0, guard_energy=100.0)
+    tune = tuning(tiny_config(guard=guard))
+    watch, policy = tune.guard, tune.learner.policy
+    assert watch is not None
+    watch.floor = 0.0
+    with torch.no_grad():
+        own = torch.cat([finish(watch.process, policy.base_from, start) for start in watch._starts])
+    watch.real = watch.pde.normalizer.to_physical(own)
+    watch.base_spectrum = watch._spectrum_errors(watch.real)
+    assert watch.measure(policy)["guard/spectrum_rise"] == pytest.approx(0, abs=1e-6)
+    assert watch.measure(policy)["guard/inside"] == 1
+
+    class Smoothing:
+        def denoiser_from(self, sigma: float):
+            denoiser = policy.denoiser_from(sigma)
+
+            def smoothed(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+                d = denoiser(x, sigma)
+                return (d + d.roll(1, -1)) / 2
+
+            return smoothed
+
+    figures = watch.measure(Smoothing())
+    assert figures["guard/spectrum_rise"] > 0.1
+    assert figures["guard/inside"] == 0
 
 
 def test_a_residual_below_the_floor_is_outside_the_guard(tmp_path: Path) -> None:

@@ -22,6 +22,11 @@ COLORS = {"base": "#0072B2", "tuned": "#D55E00", "data": "#000000", "guard": "#0
 STYLES = {"base": "-", "tuned": "-", "data": "--"}
 LABELS = {"base": "base", "tuned": "tuned", "data": "real data"}
 SETS = ("base", "tuned", "data")
+GUARD_PANELS = {
+    "amplitude_ratio": "Amplitude, tuned / base",
+    "energy_ratio": "Energy distance, tuned / base",
+    "spectrum_rise": "Spectrum error over base (decades)",
+}
 PAIRS = 4
 DECADES = 4
 """Most decades of a residual map's colours."""
@@ -80,10 +85,10 @@ def _headline(pde: PDE, result: Mapping[str, Any], operator: str) -> str:
 
 
 def _draw_training(part: SubFigure, history: History, result: Mapping[str, Any], operator: str) -> None:
-    residual, amplitude, energy = part.subplots(1, 3, width_ratios=(5, 4, 4))
+    residual, *guard = part.subplots(1, 4, width_ratios=(5, 3, 3, 3))
     _draw_residual_history(residual, history, result, operator)
-    _draw_guard(amplitude, history, result, "guard/amplitude_ratio", "guard/amplitude_limit", "Amplitude, tuned / base")
-    _draw_guard(energy, history, result, "guard/energy_ratio", "guard/energy_limit", "Energy distance, tuned / base")
+    for axes, (figure, title) in zip(guard, GUARD_PANELS.items(), strict=True):
+        _draw_guard(axes, history, result, figure, title)
 
 
 def _draw_residual_history(axes: Axes, history: History, result: Mapping[str, Any], operator: str) -> None:
@@ -105,18 +110,19 @@ def _draw_residual_history(axes: Axes, history: History, result: Mapping[str, An
     axes.legend(fontsize=8.5)
 
 
-def _draw_guard(axes: Axes, history: History, result: Mapping[str, Any], key: str, limit_key: str, title: str) -> None:
-    axes.set(title=title, xlabel="update", ylabel="ratio on the guard's noise")
-    updates, values = _column(history, key)
+def _draw_guard(axes: Axes, history: History, result: Mapping[str, Any], figure: str, title: str) -> None:
+    axes.set_title(title, fontsize=11)
+    axes.set(xlabel="update")
+    updates, values = _column(history, f"guard/{figure}")
     if not len(updates):
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "no guard evaluation in this run", ha="center", va="center", transform=axes.transAxes)
         return
-    axes.plot(updates, values, "o-", color=COLORS["guard"], ms=5, lw=1.2, label="tuned / base")
-    axes.axhline(1, color=COLORS["base"], ls=":", label="base")
-    limits = _column(history, limit_key)[1]
+    axes.plot(updates, values, "o-", color=COLORS["guard"], ms=4, lw=1.2, label="tuned, guard samples")
+    axes.axhline(0 if figure == "spectrum_rise" else 1, color=COLORS["base"], ls=":", label="base")
+    limits = _column(history, f"guard/{figure.partition('_')[0]}_limit")[1]
     if len(limits):
-        bounds = [1 - limits[-1], 1 + limits[-1]] if key == "guard/amplitude_ratio" else [limits[-1]]
+        bounds = [1 - limits[-1], 1 + limits[-1]] if figure == "amplitude_ratio" else [limits[-1]]
         for i, bound in enumerate(bounds):
             axes.axhline(bound, color=COLORS["limit"], ls="-.", label=None if i else "guard's limit")
     _mark_kept(axes, result)
