@@ -167,13 +167,15 @@ def physics_reward(
 ) -> PhysicsReward:
     """The reward of a PDE: its residual with weight 1, and its conditions. Floors are measured on solver data (cached).
 
-    ``weights`` sets single terms, other operators too. Terms of weight 0 are left out. Raises ValueError on an unknown
+    Each condition weighs ``condition_weight`` times the PDE's own factor for it; ``weights`` sets single terms whole, other
+    operators too. Terms of weight 0 are left out. Raises ValueError on an unknown
     operator, term or form.
     """
     operator = operator or pde.default_operator
     if operator not in pde.operators:
         raise ValueError(f"unknown operator {operator!r} of {pde.env_id}; known: {sorted(pde.operators)}")
-    chosen = {operator: 1.0, **dict.fromkeys(pde.conditions, condition_weight), **(weights or {})}
+    conditions = {name: condition_weight * pde.condition_weights.get(name, 1.0) for name in pde.conditions}
+    chosen = {operator: 1.0, **conditions, **(weights or {})}
     terms = [
         calibrated_term(pde, name, weight=weight, reference_noise=reference_noise) for name, weight in chosen.items() if weight
     ]

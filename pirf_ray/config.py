@@ -73,9 +73,9 @@ class PirfSettings:
     reference_noise: float = 3e-4
     """Noise (model units) on exact data whose residual is r_ref: where the log and saturating rewards flatten out."""
     condition_weight: float = 0.1
-    """Weight of each condition (wall, initial condition, ...) beside the residual's weight of 1."""
+    """Weight of the conditions (wall, initial condition, ...) beside the residual's weight of 1, times the PDE's factor for each."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Weights of single reward terms, by name, before --condition-weight: --weights wall 0.3 conservation 0."""
+    """Weights of single reward terms, by name, instead of theirs by --condition-weight: --weights wall 0.3 conservation 0."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "truncation")

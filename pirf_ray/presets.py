@@ -53,11 +53,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "updates": 430,
         "learning_rate": 1.2e-4,
         "reference_noise": 1e-4,
-        "weights": {"weak": 0.15, "conservation": 0.02, "two_valued": 0.05},
     },
-    "Helmholtz-v0": {**VERTEX_ELLIPTIC, "weights": {"weak": 0.15, "wall": 0.3, "source_edge": 0.3}},
+    "Helmholtz-v0": VERTEX_ELLIPTIC,
     "Kolmogorov-v0": {**FINE, "updates": 300, "anchor_inputs": 30.0},
-    "Poisson-v0": {**VERTEX_ELLIPTIC, "weights": {"weak": 0.15, "wall": 0.3}},
+    "Poisson-v0": VERTEX_ELLIPTIC,
 }
 """Settings by PDE where they differ from TrainConfig's. The reference noise: where the base model's residual is already about
 that of the default's."""

@@ -101,3 +101,15 @@ def test_the_zero_field_would_hack_a_reward_without_the_initial_condition() -> N
 def test_bad_rewards_are_named(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_conditions_weigh_the_pdes_own_factors_unless_told_otherwise() -> None:
+    """Poisson: wall 3, weak 1.5 times the condition weight; a weight by name is taken whole."""
+    pde = make_pde("Poisson-v0", 16)
+
+    def weights(**given: float) -> dict[str, float]:
+        reward = physics_reward(pde, form="log", condition_weight=0.1, weights=given)
+        return {term.name: term.weight for term in reward.terms}
+
+    assert weights() == pytest.approx({"consistent": 1.0, "wall": 0.3, "weak": 0.15})
+    assert weights(wall=0.7, weak=0.0, compact=0.5) == pytest.approx({"consistent": 1.0, "wall": 0.7, "compact": 0.5})

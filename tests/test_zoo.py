@@ -1,8 +1,9 @@
 """The base models that ship: there are five, each loads, samples, and can be fine-tuned."""
 
 import pytest
+from test_runs import refuse
 
-from pirf_ray import api, checkpoints, zoo
+from pirf_ray import api, checkpoints, train, zoo
 from pirf_ray.presets import small
 
 FIVE = ["Burgers-v0", "Darcy-v0", "Helmholtz-v0", "Kolmogorov-v0", "Poisson-v0"]
@@ -48,3 +49,10 @@ def test_each_is_fine_tuned_by_the_small_preset(name: str) -> None:
     expected = {f"condition/{condition}/mean" for condition in model.info.pde().conditions}
     assert expected <= records[0].keys()
     assert records[0]["residual/consistent/mean"] > records[0]["guard/residual"] * 0.01
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_every_presets_terms_can_be_weighed_by_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A preset with weights of its own would turn --weights into other flags."""
+    assert not small(name).pirf.weights
+    assert f"--weights: {name} has no term nothing" in refuse(train.main, ["--env", name, "--weights", "nothing", "1"], capsys)

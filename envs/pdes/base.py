@@ -38,6 +38,8 @@ class PDE(ABC):
     default_resolution: ClassVar[int]
     inputs: ClassVar[tuple[str, ...]] = ()
     """Channels that the equation takes as given: the others are its solution for them."""
+    condition_weights: ClassVar[dict[str, float]] = {}
+    """Of conditions that a reward should weigh more or less than the others, by name: factors, 1 where none is named."""
     default_parameters: ClassVar[dict[str, float]] = {}
     """Physical parameters that a user may set, by name, with their defaults."""
 

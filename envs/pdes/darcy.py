@@ -57,6 +57,7 @@ class Darcy(PDE):
     default_operator = "consistent"
     unrewarded_operator = "galerkin"
     default_resolution = 128
+    condition_weights = {"two_valued": 0.5, "conservation": 0.2, "weak": 1.5}  # noqa: RUF012
 
     @property
     def grid(self) -> Grid:
