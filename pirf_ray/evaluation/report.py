@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from envs.grids import Axis
 from envs.pdes import PDE
@@ -285,5 +285,7 @@ def _draw_histogram(axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], r
     elif np.isfinite(floor) and floor > 0:
         axes.axvline(floor, color=COLORS["data"], ls=":", lw=1.5, label="floor: real data, mean")
     axes.set(title=f"Residual of each sample ({operator})", xlabel="mean square residual", ylabel="samples", xscale="log")
+    if high > 10 * low:
+        axes.xaxis.set_minor_formatter(NullFormatter())  # labels between the decades would overlap
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
