@@ -45,7 +45,7 @@ FINE: dict[str, Any] = {
     "guard_patience": 3,
 }
 """Where every jitter of the weights is seen in the residual: many small updates that come to rest do best. So small a batch
-is learned from faster by two workers of one thread (0.56 s an update of Poisson) than by one of two (0.73 s)."""
+is learned from faster by two workers of one thread (0.48 s an update of Poisson) than by one of two (0.70 s)."""
 VERTEX_ELLIPTIC: dict[str, Any] = {**FINE, "truncation": 3, "updates": 560, "anchor_inputs": 5.0, "reference_noise": 3e-5}
 SMALL: dict[str, dict[str, Any]] = {
     "Darcy-v0": {
