@@ -134,8 +134,22 @@ class Conv(nn.Module):
         return F.conv2d(x, self.weight, self.bias, padding=(0 if rows else p, 0 if columns else p))
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(min(32, channels // 4), channels), channels, eps=1e-6)
+class GroupNorm(nn.GroupNorm):
+    """Group normalization whose weights can learn on a frozen input.
+
+    Where the input needs no gradient, torch's CPU backward pass of channels-last fields (2.13) writes through a null pointer:
+    the gradient is asked for all the same.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        learning = self.weight.requires_grad or self.bias.requires_grad
+        if learning and torch.is_grad_enabled() and not x.requires_grad:
+            x = x.detach().requires_grad_(True)
+        return super().forward(x)
+
+
+def group_norm(channels: int) -> GroupNorm:
+    return GroupNorm(math.gcd(min(32, channels // 4), channels), channels, eps=1e-6)
 
 
 class Block(nn.Module):

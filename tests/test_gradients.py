@@ -182,3 +182,18 @@ def test_tail_scope_uses_base_weights_before_the_switch_and_tuned_ones_after() -
     # The corrector at the switch, s[2], ends the prefix: it is still the base's.
     expected = [("base", s[0]), ("base", s[1]), ("base", s[1]), ("base", s[2])]
     assert used == [*expected, ("tuned", s[2]), ("tuned", s[3]), ("tuned", s[3])]
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("mode", ["freeze", "truncate"])
+def test_top_levels_learn_in_the_layout_of_training(levels: int, mode: truncation.LayerMode) -> None:
+    """Channels-last fields, a frozen trunk: the same gradients as in the plain layout (torch alone ends in a segmentation fault)."""
+    x = torch.randn(2, 1, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        denoiser = tiny_denoiser().to(memory_format=memory_format)
+        learning = truncation.prepare(denoiser, levels, mode)
+        denoiser(x.contiguous(memory_format=memory_format), 0.1).square().sum().backward()
+        gradients.append([p.grad for p in learning.values()])
+    for plain, last in zip(*gradients, strict=True):
+        torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
