@@ -21,6 +21,7 @@ from pirf_ray import zoo
 from pirf_ray.checkpoints import ModelInfo
 from pirf_ray.communication import SingleProcess
 from pirf_ray.config import SamplerSettings, TrainConfig
+from pirf_ray.correction import make_correction
 from pirf_ray.evaluation.run import Evaluation, evaluate_policy
 from pirf_ray.finetuning import FineTuning, Record
 from pirf_ray.learner import make_policy
@@ -46,7 +47,17 @@ class Model:
         pde = self.info.pde()
         process = DenoisingProcess(self.sampler.num_steps, self.sampler.solver)
         ids = range(num_samples)
-        outputs = generate(self.policy, process, shape=pde.shape, seed=seed, stream="generate", sample_ids=ids)
+        correction = make_correction(pde, self.sampler.corrections) if self.sampler.corrections else None
+        outputs = generate(
+            self.policy,
+            process,
+            shape=pde.shape,
+            seed=seed,
+            stream="generate",
+            sample_ids=ids,
+            groups=("tuned",),
+            correction=correction,
+        )
         return pde.normalizer.to_physical(outputs["tuned"])
 
     def evaluate(self, *, samples: int = 256, real: int = 1024, seed: int = 0) -> Evaluation:

@@ -49,9 +49,12 @@ class SamplerSettings:
     """N, steps of the sampler. Heun spends 2N-1 network evaluations."""
     solver: Solver = "heun"
     """Order of the sampler's steps: heun (2) or euler (1)."""
+    corrections: int = 0
+    """Steps down each finished sample's own residual, after the tuned model's last: no network evaluation, a residual gradient each."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_steps")
+        _not_negative(self, "corrections")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,10 @@ class PirfSettings:
     """Below the learning levels: frozen with exact gradient through them (freeze), or gradient cut at their border (truncate)."""
     reward_form: RewardForm = "log"
     """plain: -r. log: -log(r + r_ref). saturating: -r / (r + r_ref). None gains below the data floor."""
+    objective: str = "pathwise"
+    """How the rewarded samples come from the prefixes: pathwise (PIRF, DRaFT-K), draft-lv, alignprop, reft; your own: module:name."""
+    lora_rank: int = 0
+    """Learn low-rank changes of this rank (LoRA) instead of whole weights. 0: whole weights."""
     operator: str = ""
     """Residual operator that is rewarded; empty: the PDE's default, consistent."""
     reference_noise: float = 3e-4
@@ -81,7 +88,7 @@ class PirfSettings:
         _at_least(self, 1, "truncation")
         _require(self.levels >= 0, f"--levels must be 0 (all layers) or more, got {self.levels}")
         _positive(self, "reference_noise")
-        _not_negative(self, "condition_weight")
+        _not_negative(self, "condition_weight", "lora_rank")
         for name, weight in self.weights.items():
             _require(weight >= 0, f"--weights: {name} must not be negative, got {weight}")
 
@@ -187,6 +194,9 @@ class LearnerSettings:
 class GuardSettings:
     """The fidelity guard: samples from seeds of their own against held-out solver data, while training goes on."""
 
+    guard: Literal["enforce", "watch", "off"] = "enforce"
+    """enforce: the best model inside the limits is kept, and training ends outside them. watch: measured, the last model is kept.
+    off: not measured, the last model is kept."""
     guard_samples: int = 64
     """Samples of a guard evaluation."""
     guard_every: int = 10

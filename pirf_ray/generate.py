@@ -8,6 +8,7 @@ import torch
 from envs.denoising import DenoisingProcess
 from pirf_ray.cli import parse, progress_bar, run_command
 from pirf_ray.config import SamplerSettings
+from pirf_ray.correction import make_correction
 from pirf_ray.evaluation.samples import write_samples
 from pirf_ray.rollout import generate
 from pirf_ray.runs import load_policy
@@ -25,6 +26,8 @@ class Arguments:
     """Samples to generate."""
     num_steps: int | None = None
     """N, steps of the sampler; default: those of the run."""
+    corrections: int | None = None
+    """Steps down each finished sample's own residual; default: those of the run."""
     seed: int = 0
     """Seed of the noise; sample i depends on seed and i alone."""
     batch: int = 64
@@ -37,12 +40,16 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.generate", description=Arguments.__doc__)
     if arguments.out.exists():
         raise FileExistsError(f"--out {arguments.out} exists; samples are never overwritten")
+    if arguments.corrections is not None and arguments.corrections < 0:
+        raise ValueError(f"--corrections must not be negative, got {arguments.corrections}")
     if arguments.num_samples < 1 or arguments.batch < 1:
         raise ValueError(f"--num-samples and --batch must be at least 1, got {arguments.num_samples} and {arguments.batch}")
     info, policy, config = load_policy(arguments.checkpoint)
     sampler = config.sampler if config else SamplerSettings()
     pde = info.pde()
     process = DenoisingProcess(arguments.num_steps or sampler.num_steps, sampler.solver)
+    steps = sampler.corrections if arguments.corrections is None else arguments.corrections
+    correction = make_correction(pde, steps, config.pirf.operator if config else "") if steps else None
     outputs = generate(
         policy.to(available(arguments.device)),
         process,
@@ -52,11 +59,12 @@ def main(argv: list[str] | None = None) -> None:
         sample_ids=range(arguments.num_samples),
         batch=arguments.batch,
         progress=progress_bar("generating"),
-        groups=("tuned",) if config else ("base",),
+        groups=("tuned",),
+        correction=correction,
     )
-    fields = {name: pde.normalizer.to_physical(x) for name, x in outputs.items()}
+    fields = {"tuned" if config else "base": pde.normalizer.to_physical(outputs["tuned"])}
     write_samples(arguments.out, pde, fields, {"seed": arguments.seed, "stream": "generate"})
-    print(f"{arguments.out}: {arguments.num_samples} samples, NFE {process.num_evaluations}")
+    print(f"{arguments.out}: {arguments.num_samples} samples, NFE {process.num_evaluations}, {steps} corrections")
 
 
 def available(device: str) -> str:

@@ -11,7 +11,6 @@ from envs import seeding
 from envs.denoising import DenoisingProcess, Solver, State
 from envs.environments import DenoisingVectorEnv
 from envs.rewards import RewardOutput
-from pirf_ray.denoiser import Denoiser
 from pirf_ray.policy import Policy
 
 
@@ -29,6 +28,10 @@ class Prefix:
     """Version of the weights that made it."""
     base_output: torch.Tensor | None
     """x_0 of the base model from the same state (b, c, h, w), for the output anchor."""
+
+
+BASE_CORRECTED = "base corrected"
+"""The base model's samples after the tuned ones' correction: what the learned weights add is beside it."""
 
 
 class ZeroReward:
@@ -68,7 +71,9 @@ def step_until(env: DenoisingVectorEnv, policy: Policy, stop_step: int) -> State
     return env.state
 
 
-DenoiserFrom = Callable[[float], Denoiser]
+Denoise = Callable[[torch.Tensor, float], torch.Tensor]
+"""D(x; sigma)."""
+DenoiserFrom = Callable[[float], Denoise]
 """The denoiser of the step that starts at the given sigma."""
 
 
@@ -123,19 +128,24 @@ def generate(
     batch: int = 64,
     progress: Callable[[Iterable[range]], Iterable[range]] = iter,
     groups: Sequence[str] = ("base", "tuned"),
+    correction: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Samples {"base", "tuned"} (len(sample_ids), c, h, w) in model units from the same noise.
 
-    The steps that both share (the prefix, with scope ``tail``) are made once.
+    The steps that both share (the prefix, with scope ``tail``) are made once. ``correction`` is applied to the tuned ones,
+    and to the base's under the name "base corrected" if that is among the groups.
     """
     device = next(policy.base.parameters()).device
     shared = policy.switch_step(process) if policy.scope == "tail" else 0
     chosen: dict[str, DenoiserFrom] = {"base": policy.base_from, "tuned": policy.denoiser_from}
+    if correction is None and BASE_CORRECTED in groups:
+        raise ValueError(f"{BASE_CORRECTED} samples need a correction")
     outputs: dict[str, list[torch.Tensor]] = {name: [] for name in groups}
     for ids in progress(list(seeding.chunks(len(sample_ids), batch))):
         noise = seeding.normal(seed, stream, [sample_ids[i] for i in ids], shape)
         state = process.initial(noise.float().to(device))
         state = advance(process, policy.base_from, state, shared)
         for name, parts in outputs.items():
-            parts.append(finish(process, chosen[name], state).cpu())
+            x = finish(process, chosen[name.split()[0]], state)
+            parts.append((x if correction is None or name == "base" else correction(x)).cpu())
     return {name: torch.cat(parts) for name, parts in outputs.items()}

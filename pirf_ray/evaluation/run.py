@@ -1,7 +1,7 @@
 """Evaluation of a policy: samples of base and tuned model from the same noise, against held-out solver data."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from envs.datasets import FieldFile
 from envs.denoising import DenoisingProcess
 from envs.pdes import PDE
 from pirf_ray.config import ConfigError, SamplerSettings
+from pirf_ray.correction import make_correction
 from pirf_ray.evaluation.figures import evaluate_sets
 from pirf_ray.policy import Policy
-from pirf_ray.rollout import generate
+from pirf_ray.rollout import BASE_CORRECTED, generate
 
 EVALUATION_STREAM = "evaluation"
 TEST_STREAM = "test"
@@ -54,9 +55,16 @@ def evaluate_policy(
     groups: Sequence[str] = ("base", "tuned"),
     rewarded: str | None = None,
 ) -> Evaluation:
-    """Sample, solve, compare. Sampling and solver seeds are those of the evaluation streams, which nothing else uses."""
+    """Sample, solve, compare. Sampling and solver seeds are those of the evaluation streams, which nothing else uses.
+
+    Where tuned samples are corrected, the base's are too, as a set of their own.
+    """
     truth = held_out(pde, count=real + samples, seed=seed, data=data)
     process = DenoisingProcess(sampler.num_steps, sampler.solver)
+    correction = None
+    if sampler.corrections:
+        correction = make_correction(pde, sampler.corrections, rewarded or "")
+        groups = (*groups, BASE_CORRECTED) if "tuned" in groups else groups
     outputs = generate(
         policy,
         process,
@@ -67,9 +75,10 @@ def evaluate_policy(
         batch=batch,
         progress=progress,
         groups=groups,
+        correction=correction,
     )
     sets = {name: pde.normalizer.to_physical(x.float()) for name, x in outputs.items()}
     result = evaluate_sets(pde, sets, real=truth[:real], real_other=truth[real:], rewarded=rewarded)
-    result["sampler"] = {"num_steps": sampler.num_steps, "solver": sampler.solver, "nfe": process.num_evaluations}
+    result["sampler"] = {**asdict(sampler), "nfe": process.num_evaluations}
     result["seed"] = seed
     return Evaluation(result=result, sets={**sets, "data": truth[real:]})
