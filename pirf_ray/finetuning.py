@@ -52,11 +52,11 @@ class FineTuning:
         if source is not None:
             source.publish(self.update, self.learner.weights())
         self.guard: Guard | None = None
-        if communicator.rank == 0:
+        if communicator.rank == 0 and config.guard.guard != "off":
             operator = config.pirf.operator or pde.default_operator
             process, policy = self.learner.process, self.learner.policy
             self.guard = Guard(config.guard, pde, process, policy, seed=config.seed, operator=operator)
-            self.guard.state = self._guard_state
+            self.guard.state = self._guard_state  # one object: what the guard remembers goes into every checkpoint
         self.writer = SummaryWriter(str(run.paths.root / "tensorboard"), purge_step=self.update) if run else None
 
     def _resume(self) -> int:
@@ -81,19 +81,23 @@ class FineTuning:
     def fit(self, on_record: Callable[[Record], None] | None = None) -> GuardState | None:
         """Train to the end, to a stop request or until the guard stops it; returns the guard's state (rank 0).
 
-        A kept checkpoint always exists afterwards: update 0, the base model, is the first.
+        A kept checkpoint always exists afterwards: with a guard update 0, the base model, is the first, without one it is
+        the last update.
         """
         if self.guard and self.guard.state.kept_residual is None:
             self._keep(0, self.guard.measure(self.learner.averaged_policy()))
-        stop = self.communicator.broadcast(self.guard is not None and self.guard.state.stopped)
+        stop = self.communicator.broadcast(self._guard_state.stopped)
         while not self.finished and not stop:
             record = self.step()
             stop = self.communicator.broadcast(self._after_update(record) if self.source else False)
             if on_record and self.communicator.rank == 0:
                 on_record(record)
+        if self.guard is None and self.source is not None:
+            self._guard_state.kept_update = self.update
+            self._keep_this()
         if self.writer:
             self.writer.close()
-        return self.guard.state if self.guard else None
+        return self._guard_state if self.source is not None else None
 
     def step(self) -> Record:
         """One update of the weights, on every rank; returns its record."""
@@ -140,22 +144,30 @@ class FineTuning:
 
     def _keep(self, update: int, figures: Record) -> None:
         if self.guard and self.guard.judge(update, figures):
-            self._kept = {name: tensor.clone() for name, tensor in self.learner.ema.tensors.items()}
-            self._save(BEST)
+            self._keep_this()
 
-    def kept_policy(self) -> Policy:
-        """The best policy inside the guard's limits (rank 0, after ``fit``)."""
+    def _keep_this(self) -> None:
+        self._kept = {name: tensor.clone() for name, tensor in self.learner.ema.tensors.items()}
+        self._save(BEST)
+
+    def kept_weights(self) -> dict[str, torch.Tensor]:
+        """Learning tensors of the best model inside the guard's limits, or without an enforced guard of the last (rank 0,
+        after ``fit``)."""
         if self._kept is None and self.run is not None:  # kept before this process resumed the run
             self._kept = load_weights(self.run.paths.checkpoints / BEST, "ema")
         if self._kept is None:
             raise ValueError("nothing is kept yet: call fit first")
+        return self._kept
+
+    def kept_policy(self) -> Policy:
+        """The policy of the kept weights, for sampling."""
         policy = make_policy(self.config, self.learner.policy.base)
-        policy.load_learned(self._kept)
+        policy.load_learned(self.kept_weights())
         policy.tuned.requires_grad_(False)
         return policy
 
     def _save(self, name: str) -> None:
-        if self.run is None or self.guard is None:
+        if self.run is None:
             return
         learned = Learned(self.learner.weights(), self.learner.ema.tensors, self.learner.state())
         meta = {
@@ -165,7 +177,7 @@ class FineTuning:
             "scope": self.config.pirf.scope,
             "switch_sigma": self.learner.policy.switch_sigma,
             "reference": self.reference,
-            "guard": self.guard.state.to_json(),
+            "guard": self._guard_state.to_json(),
         }
         self.run.save(name, self.info, learned, meta)
 

@@ -96,8 +96,14 @@ class Guard:
         }
 
     def judge(self, update: int, figures: dict[str, float]) -> bool:
-        """Take note of an evaluation; True if this update is the best one inside the limits so far."""
+        """Take note of an evaluation; True if this update is to be kept: the best one inside the limits so far.
+
+        A guard that only watches keeps the latest and stops nothing.
+        """
         state = self.state
+        if self.settings.guard == "watch":
+            state.kept_update, state.kept_residual = update, figures["guard/residual"]
+            return True
         if not figures["guard/inside"]:
             state.outside_in_a_row += 1
             state.stopped = state.outside_in_a_row >= self.settings.guard_patience

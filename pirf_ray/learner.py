@@ -2,7 +2,7 @@
 
     minimize  (1/B) sum_b [ -r(x_0^b) + mu anchor_b ] + lambda sum ||theta - theta_0||^2
 
-over the learning weights theta, x_0 replayed from its prefix with gradient through the last K steps.
+over the learning weights theta, x_0 made from its prefix by the objective: with gradient through the last K steps.
 """
 
 import math
@@ -18,9 +18,10 @@ from pirf_ray.communication import Communicator
 from pirf_ray.config import TrainConfig
 from pirf_ray.denoiser import Denoiser
 from pirf_ray.ema import Ema
+from pirf_ray.low_rank import LowRank
+from pirf_ray.objectives import find_objective
 from pirf_ray.policy import Policy, switch_sigma
-from pirf_ray.regularization import weight_distance
-from pirf_ray.replay import replay_rewards
+from pirf_ray.regularization import output_anchor, weight_distance
 from pirf_ray.rollout import Prefix
 
 
@@ -77,7 +78,10 @@ class Learner:
         self.policy = make_policy(config, base).to(device)
         self.parameters = truncation.prepare(self.policy.tuned, config.pirf.levels, config.pirf.layer_mode)
         self.reference = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=config.optimizer.learning_rate)
+        self.objective = find_objective(config.pirf.objective)
+        self.low_rank = LowRank(self.parameters, config.pirf.lora_rank, seed=config.seed) if config.pirf.lora_rank else None
+        stepped = self.low_rank.parameters() if self.low_rank else list(self.parameters.values())
+        self.optimizer = torch.optim.Adam(stepped, lr=config.optimizer.learning_rate)
         self.ema = Ema(dict(self.parameters), config.optimizer.ema_decay)
         self.averaged = make_policy(config, self.policy.base).to(device)
         self.skipped = 0
@@ -111,21 +115,30 @@ class Learner:
 
     def _accumulate(self, prefixes: list[Prefix]) -> torch.Tensor:
         """Backpropagate this rank's samples; returns rows of figures by sample: reward, anchor, each term's violation."""
-        mu, factor = self.config.regularization.anchor, self.config.regularization.anchor_inputs
-        batch = self.config.optimizer.batch
-        rewards, anchors, violations = [], [], []
-        for prefix in self._micro_batches(prefixes):
-            out = replay_rewards(self.process, self.policy, self.reward, self.pde, prefix, anchored=mu > 0, input_weight=factor)
-            loss = -out.reward.reward.sum() / batch
-            if out.anchor is not None:
-                loss = loss + mu * out.anchor.sum() / batch
-                anchors.append(out.anchor.detach())
-            loss.backward()
-            rewards.append(out.reward.reward.detach())
-            violations.append(torch.stack(list(out.reward.violations.values())).detach())
-        reward = torch.cat(rewards)
-        anchor = torch.cat(anchors) if anchors else torch.zeros_like(reward)
-        return torch.cat([torch.stack([reward, anchor]), torch.cat(violations, dim=1)])
+        columns = [self._backpropagate(prefix) for prefix in self._micro_batches(prefixes)]
+        return torch.cat(columns, dim=1)
+
+    def _backpropagate(self, prefix: Prefix) -> torch.Tensor:
+        """Rows as above of one micro-batch, means over the samples that the objective makes of each prefix."""
+        made = self.objective.samples(self.process, self.policy, prefix, seed=self.config.seed, update=self.ema.updates)
+        share = 1 / (self.config.optimizer.batch * len(made))
+        rows = []
+        loss = torch.zeros((), device=self.device)
+        for x in made:
+            out = self.reward(self.pde.normalizer.to_physical(x))
+            anchor = self._anchor(x, prefix)
+            loss = loss + share * (self.config.regularization.anchor * anchor - out.reward).sum()
+            rows.append(torch.stack([out.reward, anchor, *out.violations.values()]).detach())
+        loss.backward()
+        return torch.stack(rows).mean(0)
+
+    def _anchor(self, x: torch.Tensor, prefix: Prefix) -> torch.Tensor:
+        settings = self.config.regularization
+        if not settings.anchor:
+            return x.new_zeros(len(x))
+        if prefix.base_output is None:
+            raise ValueError("the output anchor needs the base model's output of each prefix")
+        return output_anchor(x, prefix.base_output, self.pde.input_channels, settings.anchor_inputs)
 
     def _micro_batches(self, prefixes: list[Prefix]) -> list[Prefix]:
         joined = Prefix(
@@ -164,7 +177,11 @@ class Learner:
         for parameter in self.parameters.values():
             parameter.grad = gradient[offset : offset + parameter.numel()].reshape(parameter.shape)
             offset += parameter.numel()
+        if self.low_rank:
+            self.low_rank.pull_back()
         self.optimizer.step()
+        if self.low_rank:
+            self.low_rank.write()
         self.ema.update(self.weights())
 
     def learning_rate(self) -> float:
@@ -192,13 +209,17 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Optimizer and counters: tensors and plain containers."""
-        return {"optimizer": self.optimizer.state_dict(), "ema_updates": self.ema.updates, "skipped": self.skipped}
+        counters = {"ema_updates": self.ema.updates, "skipped": self.skipped}
+        factors = {"low_rank": self.low_rank.state()} if self.low_rank else {}
+        return {"optimizer": self.optimizer.state_dict(), **counters, **factors}
 
     def load(self, model: dict[str, torch.Tensor], ema: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Continue from a checkpoint's tensors (learning ones only) and ``state()``."""
         if model.keys() != self.parameters.keys():
             raise ValueError("the checkpoint's learning tensors are not this run's: other --levels or another network")
         self.policy.load_learned(model)
+        if self.low_rank:
+            self.low_rank.load(state["low_rank"])
         self.ema.load(ema, state["ema_updates"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.skipped = state["skipped"]

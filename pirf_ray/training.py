@@ -14,6 +14,7 @@ from pirf_ray import checkpoints, truncation, zoo
 from pirf_ray.checkpoints import CheckpointError, ModelInfo
 from pirf_ray.config import ConfigError, TrainConfig
 from pirf_ray.evaluation.run import Evaluation, Progress, evaluate_policy
+from pirf_ray.objectives import find_objective
 from pirf_ray.runs import RunDirectory, load_policy
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Outcome:
     stopped_by_guard: bool
     kept_update: int
     actors_lost: int
+    guarded: bool = True
 
     def sentence(self, asked: int) -> str:
         """How the run ended, for the user."""
@@ -41,7 +43,8 @@ class Outcome:
                 f"the fidelity guard ended the training after {self.updates} of {asked} updates; "
                 f"kept is the best model inside its limits, of update {self.kept_update}"
             )
-        return f"{self.updates} of {asked} updates; kept is update {self.kept_update}, the best one inside the guard's limits"
+        kept = "the best one inside the guard's limits" if self.guarded else "the last one: no guard was enforced"
+        return f"{self.updates} of {asked} updates; kept is update {self.kept_update}, {kept}"
 
 
 def check_base(path: Path, config: TrainConfig) -> ModelInfo:
@@ -64,6 +67,7 @@ def check(config: TrainConfig, *, base: Path | None, data: Path | None) -> Path:
     """Validate what a new run needs; returns the base model's directory."""
     path = base if base is not None else zoo.find(config.env, config.resolution)
     pde = check_base(path, config).pde()
+    find_objective(config.pirf.objective)
     operator = config.pirf.operator
     if operator and operator not in pde.operators:
         raise ConfigError(f"--operator {operator!r} is not one of {config.env}; known: {sorted(pde.operators)}")
@@ -86,6 +90,7 @@ def outcome(run: RunDirectory) -> Outcome:
         stopped_by_guard=guard["stopped"],
         kept_update=guard["kept_update"],
         actors_lost=data["actors_lost"],
+        guarded=run.config.guard.guard == "enforce",
     )
 
 
