@@ -1,0 +1,93 @@
+"""What a computation spends, counted where it happens: network forwards and gradients, residual gradients, seconds."""
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.hooks import RemovableHandle
+
+from pirf_ray.networks import UNet
+
+GRADIENT_COST = 2.0
+"""Backward pass of the network in forwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Counts are of samples: a network evaluated on a batch of 8 counts 8."""
+
+    network_forwards: float = 0.0
+    network_gradients: float = 0.0
+    residual_gradients: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def units(self) -> float:
+        """In network forwards; residual gradients are not in it."""
+        return self.network_forwards + GRADIENT_COST * self.network_gradients
+
+    def per(self, samples: int) -> "Cost":
+        """The cost of each of so many samples."""
+        return Cost(**{name: value / samples for name, value in vars(self).items()})
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(**{name: value + vars(other)[name] for name, value in vars(self).items()})
+
+
+_active: list["Meter"] = []
+
+
+class Meter:
+    """Counts what every network of the kind UNet does inside the block, gradients that reach its output included.
+
+    ``with Meter() as meter: ...``, then ``meter.cost``. Residual gradients are those of ``Problem.residual``.
+    """
+
+    def __init__(self) -> None:
+        self.forwards = self.gradients = self.residual_gradients = 0
+        self.seconds = 0.0
+        self._handle: RemovableHandle | None = None
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(
+            network_forwards=self.forwards,
+            network_gradients=self.gradients,
+            residual_gradients=self.residual_gradients,
+            seconds=self.seconds,
+        )
+
+    def __enter__(self) -> "Meter":
+        self._handle = register_module_forward_hook(self._count)
+        self._started = time.perf_counter()
+        _active.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.seconds += time.perf_counter() - self._started
+        _active.remove(self)
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _count(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(module, UNet):
+            self.forwards += len(output)
+            if output.requires_grad:
+                output.register_hook(self._count_gradient)
+
+    def _count_gradient(self, gradient: torch.Tensor) -> None:
+        self.gradients += len(gradient)
+
+
+def count_residual_gradients(residual: torch.Tensor) -> None:
+    """Every active meter counts the samples of ``residual`` (b,) whenever it is differentiated."""
+
+    def count(gradient: torch.Tensor) -> None:
+        for meter in _active:
+            meter.residual_gradients += len(gradient)
+
+    if residual.requires_grad and _active:
+        residual.register_hook(count)

@@ -1,0 +1,154 @@
+"""PG-Diffusion (Shu et al. 2023, J. Comput. Phys. 478, 111972): the residual's gradient as a condition.
+
+    D = D_base + scale (D_cond - D_base),  D_cond = D with  conv(SiLU(conv(c)))  added after the first convolution
+
+(classifier-free guidance) with c the residual's gradient at c_skip x, each sample's scaled to root mean square 1: finite at
+every sigma, and without a gradient through the network. The last convolution begins at zero and the base's own weights
+stay: an untrained adapter, and a scale of 0, are the base model. Trained by the diffusion loss on solver data, the condition
+left out (zero) one time in ten.
+"""
+
+import copy
+
+import optuna
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from envs import seeding
+from envs.denoising import DenoisingProcess
+from pirf_ray.denoiser import Denoiser
+from pirf_ray.methods.base import Method, Problem, Sampler, Settings, Weights, register
+from pirf_ray.methods.meter import GRADIENT_COST
+from pirf_ray.methods.solver_data import BATCH, Batch, SolverBatches, minimize, updates_for
+from pirf_ray.networks import Conv
+from pirf_ray.pretraining import denoising_loss
+from pirf_ray.rollout import finish
+
+DROPPED = 0.1
+
+
+class Adapter(nn.Module):
+    """Wraps the network's first convolution; ``condition`` (b, c, h, w) is set before each call of the network."""
+
+    def __init__(self, conv: nn.Module, denoiser: Denoiser) -> None:
+        super().__init__()
+        config = denoiser.config
+        self.wrapped = conv
+        self.first = Conv(config.channels, config.model_channels, 3, config.periodic)
+        self.last = Conv(config.model_channels, config.model_channels, 3, config.periodic)
+        nn.init.zeros_(self.last.weight)
+        self.condition: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.condition is None:
+            raise ValueError("the adapter has no condition: call the conditioned denoiser, not its network")
+        return self.wrapped(x) + self.last(F.silu(self.first(self.condition)))
+
+
+class ConditionedDenoiser(Denoiser):
+    """The base model with an adapter; the base's weights are shared copies that do not learn."""
+
+    def __init__(self, problem: Problem, *, seed: int = 0) -> None:
+        base = problem.base
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__(base.config, base.sigma_data)
+            self.network = copy.deepcopy(base.network).requires_grad_(False)
+            self.name = f"{base.config.resolution}x{base.config.resolution}_conv"
+            self.network.enc[self.name] = Adapter(self.network.enc[self.name], base)
+        self.problem = problem
+        self.kept = torch.ones(0)
+        self.to(problem.device).eval()
+
+    @property
+    def adapter(self) -> Adapter:
+        adapter = self.network.enc[self.name]
+        assert isinstance(adapter, Adapter)
+        return adapter
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        """The adapter's own tensors, by name."""
+        own = {f"first.{n}": p for n, p in self.adapter.first.named_parameters()}
+        return own | {f"last.{n}": p for n, p in self.adapter.last.named_parameters()}
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
+        condition = residual_direction(self.problem, x, sigma)
+        if len(self.kept):
+            condition = condition * self.kept[:, None, None, None]
+        self.adapter.condition = condition
+        return super().forward(x, sigma)
+
+
+def residual_direction(problem: Problem, x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
+    """The residual's gradient at c_skip x (b, c, h, w), each sample's to root mean square 1; 0 where it is 0."""
+    s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+    variance = problem.base.sigma_data**2
+    gradient, _ = problem.residual_gradient(variance / (s**2 + variance) * x)
+    size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return gradient / size.clamp_min(torch.finfo(x.dtype).tiny)
+
+
+@register
+class PGDiffusion(Method):
+    """The adapter learns, the base model stays."""
+
+    name = "pg-diffusion"
+    title = "PG-Diffusion"
+    source = "Shu et al. 2023, J. Comput. Phys. 478, 111972"
+    trains = True
+
+    def defaults(self, problem: Problem) -> Settings:
+        return {"learning_rate": 1e-3, "scale": 1.0}
+
+    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
+            "scale": trial.suggest_float("scale", 0.5, 3.0),
+        }
+
+    def train(self, problem: Problem, settings: Settings, *, budget: float, seed: int) -> Weights:
+        denoiser = ConditionedDenoiser(problem, seed=seed)
+        denoiser.adapter.first.requires_grad_(True)
+        denoiser.adapter.last.requires_grad_(True)
+
+        def loss(batch: Batch, update: int) -> torch.Tensor:
+            drawn = seeding.generator(seed, "dropped conditions", update).random(BATCH)
+            denoiser.kept = torch.from_numpy(drawn >= DROPPED).to(batch[0])
+            return denoising_loss(denoiser, *batch)
+
+        return minimize(
+            denoiser.learning(),
+            loss,
+            SolverBatches(problem, seed=seed),
+            updates=updates_for(budget, 1 + GRADIENT_COST, self.name),
+            learning_rate=settings["learning_rate"],
+            what=self.name,
+        )
+
+    def sampler(self, problem: Problem, settings: Settings, weights: Weights) -> Sampler:
+        denoiser = ConditionedDenoiser(problem)
+        own = denoiser.learning()
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                own[name].copy_(tensor)
+        return ConditionedSampler(problem, denoiser, settings["scale"])
+
+
+class ConditionedSampler:
+    """The process's steps with D above; the base is evaluated alone at scale 0, the conditioned one alone at scale 1."""
+
+    def __init__(self, problem: Problem, denoiser: ConditionedDenoiser, scale: float) -> None:
+        self.problem, self.denoiser, self.scale = problem, denoiser, scale
+
+    def __call__(self, process: DenoisingProcess, noise: torch.Tensor) -> torch.Tensor:
+        return finish(process, lambda sigma: self.denoise, process.initial(noise))
+
+    def denoise(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        if self.scale == 0:
+            return self.problem.base(x, sigma)
+        conditioned = self.denoiser(x, sigma)
+        if self.scale == 1:
+            return conditioned
+        base = self.problem.base(x, sigma)
+        return base + self.scale * (conditioned - base)

@@ -1,0 +1,81 @@
+"""PIRF as the paper has it (Yuan et al. 2025, arXiv 2509.20570), and pirf_ray's own default."""
+
+from typing import Any
+
+import optuna
+
+from pirf_ray.methods.base import Problem, Settings, register
+from pirf_ray.methods.corrected import Corrected
+from pirf_ray.methods.reward_tuned import BATCH, PAPER, RewardTuned
+
+
+class Paper(RewardTuned):
+    """K = 2, the plain reward, scope ``all``, top decoder level, lambda ||theta - theta_0||^2 to the pretrained weights."""
+
+    source = "PIRF, Yuan et al. 2025, arXiv 2509.20570"
+    mode: str
+
+    def defaults(self, problem: Problem) -> Settings:
+        return {"learning_rate": 1e-4, "l2": 1.0}
+
+    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", 3e-5, 1e-3, log=True),
+            "l2": trial.suggest_float("l2", 1e-3, 10.0, log=True),
+        }
+
+    def changes(self, settings: Settings) -> dict[str, Any]:
+        reward = {"reward_form": "plain", "condition_weight": 0.0}
+        return {**PAPER, **reward, "truncation": 2, "levels": 1, "layer_mode": self.mode, **settings}
+
+
+@register
+class Freeze(Paper):
+    """Below the learning level the parameters are frozen, the gradient through them is exact."""
+
+    name = "pirf-freeze"
+    title = "PIRF (paper), freeze"
+    mode = "freeze"
+
+
+@register
+class Truncate(Paper):
+    """The gradient is cut at the learning level's inputs."""
+
+    name = "pirf-truncate"
+    title = "PIRF (paper), truncate"
+    mode = "truncate"
+
+
+@register
+class Uncorrected(RewardTuned):
+    """The small preset's settings: scope ``tail``, output anchor, all layers, log reward with conditions.
+
+    Without the guard, whose part trials have here, and with fewer prefixes to begin with: a benchmark's budgets are small.
+    """
+
+    name = "pirf-ray-uncorrected"
+    title = "pirf_ray, uncorrected"
+    source = "this package: scope tail, output anchor"
+
+    def defaults(self, problem: Problem) -> Settings:
+        return {"learning_rate": 2e-4, "anchor": 300.0}
+
+    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", 5e-5, 1e-3, log=True),
+            "anchor": trial.suggest_float("anchor", 10.0, 1000.0, log=True),
+        }
+
+    def changes(self, settings: Settings) -> dict[str, Any]:
+        return {**BATCH, "guard": "off", "pool_start": 24, "pool_growth": 1.0, **settings}
+
+
+@register
+class Default(Corrected):
+    """What ``train`` and ``generate`` do with the small preset."""
+
+    name = "pirf-ray"
+    title = "pirf_ray (default)"
+    source = "this package: scope tail, output anchor, corrections"
+    follows = "pirf-ray-uncorrected"
