@@ -185,6 +185,7 @@ def write_report(
         "envs": list(bases),
         "methods": methods,
         "num_steps": list(extent.num_steps),
+        "parameters": {env: checkpoints.load_meta(path)[0].parameters for env, path in bases.items()},
         "seeds": {method: len(extent.seeds_of(leader(method) or method)) for method in methods},
     }
     chosen = [cell for cell in benchmark.cells() if cell["env"] in bases and cell["method"] in methods]

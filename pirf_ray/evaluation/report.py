@@ -167,10 +167,10 @@ def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor],
     count = min(PAIRS, len(samples["base"]), len(samples["tuned"]))
     real = samples["data"][np.arange(2) % len(samples["data"])]
     rows = {"base": torch.cat([samples["base"][:count], real[:1]]), "tuned": torch.cat([samples["tuned"][:count], real[1:]])}
-    maps = {name: _residual_size(pde, fields, operator) for name, fields in rows.items()}
+    maps = {name: residual_size(pde, fields, operator) for name, fields in rows.items()}
     grid = part.subplots(2 * len(shown) + 2, count + 1, squeeze=False, sharex=True, sharey=True)
     for pair, channel in enumerate(shown):
-        norm, colors = _field_scale(torch.cat(list(rows.values()))[:, channel].numpy())
+        norm, colors = field_scale(torch.cat(list(rows.values()))[:, channel].numpy())
         panels = grid[2 * pair : 2 * pair + 2]
         for row, name in zip(panels, rows, strict=True):
             for column, panel in enumerate(row):
@@ -186,7 +186,7 @@ def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor],
 
 
 def _draw_residual_maps(part: SubFigure, panels: np.ndarray, pde: PDE, maps: Mapping[str, np.ndarray], operator: str) -> None:
-    norm = _map_scale(np.concatenate([m[:-1] for m in maps.values()]))
+    norm = map_scale(np.concatenate([m[:-1] for m in maps.values()]))
     for row, (name, sizes) in zip(panels, maps.items(), strict=True):
         for panel, size in zip(row, sizes, strict=True):
             residual = _image(panel, size, pde, norm, "magma")
@@ -210,13 +210,13 @@ def _note(axes: Axes, text: str) -> None:
     axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", fontsize=8, bbox=box)
 
 
-def _residual_size(pde: PDE, fields: torch.Tensor, operator: str) -> np.ndarray:
+def residual_size(pde: PDE, fields: torch.Tensor, operator: str) -> np.ndarray:
     """Root mean square over its components of each sample's residual map: (b, h', w')."""
     with torch.no_grad():
         return pde.residual_map(fields, operator).square().mean(1).sqrt().numpy()
 
 
-def _field_scale(values: np.ndarray) -> tuple[Normalize, str]:
+def field_scale(values: np.ndarray) -> tuple[Normalize, str]:
     """Symmetric and diverging where the fields have both signs, else sequential."""
     finite = values[np.isfinite(values)]
     low, high = np.quantile(finite, (0.002, 0.998)) if finite.size else (0.0, 1.0)
@@ -226,7 +226,7 @@ def _field_scale(values: np.ndarray) -> tuple[Normalize, str]:
     return Normalize(low, high), "viridis"
 
 
-def _map_scale(values: np.ndarray) -> LogNorm:
+def map_scale(values: np.ndarray) -> LogNorm:
     finite = values[np.isfinite(values) & (values > 0)]
     low, high = np.quantile(finite, (0.02, 0.998)) if finite.size else (0.1, 1.0)
     return LogNorm(max(low, high * 10.0**-DECADES), max(high, low * 10))
