@@ -101,7 +101,8 @@ class Learner:
         A non-finite gradient skips the update and is counted; more than ``max_skipped`` of them raise TrainingDiverged.
         """
         settings = self.config.optimizer
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():  # not the optimizer's: with low-rank factors those are others
+            parameter.grad = None
         gradient, rows = self._reduce(self._accumulate(prefixes))
         metrics = self._metrics(rows, gradient)
         if not torch.isfinite(gradient).all():

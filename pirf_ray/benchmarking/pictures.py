@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from envs.pdes import PDE
 from pirf_ray.evaluation.report import field_scale, map_scale, residual_size
 
-COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B6C00")
-"""Okabe & Ito 2008, the yellow darkened to be seen on white."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 OURS = "pirf-ray"
+FIXED = {"base": {"color": "#000000", "marker": "o", "ms": 7}, OURS: {"color": "#D55E00", "marker": "*", "ms": 13}}
+COLORS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B6C00", "#777777")
+"""Okabe & Ito 2008, the yellow darkened to be seen on white, and a grey."""
+MARKERS = ("s", "^", "D", "v", "P", "X")
 PANEL = 3.9
 SPECTRA_OF = ("base", "base-corrected", "cocogen", "diffusion-pde", "pirf-freeze", "pirf-ray-uncorrected", "pirf-ray")
 GALLERY_OF = ("base", "cocogen", "pirf-freeze", "pirf-ray")
@@ -26,10 +27,11 @@ Samples = Mapping[tuple[str, str], np.ndarray]
 
 
 def style_of(benchmark: dict[str, Any], method: str) -> dict[str, Any]:
-    """One colour and marker a method, in every picture; ours is larger."""
-    index = list(benchmark["titles"]).index(method)
-    marker = MARKERS[(index + index // len(COLORS)) % len(MARKERS)]
-    return {"color": COLORS[index % len(COLORS)], "marker": marker, "ms": 11 if method == OURS else 7}
+    """One colour and marker a method, in every picture."""
+    if method in FIXED:
+        return FIXED[method]
+    index = [m for m in benchmark["titles"] if m not in FIXED].index(method)
+    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "ms": 7}
 
 
 def save(figure: Figure, path: Path) -> None:
