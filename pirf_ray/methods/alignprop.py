@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import optuna
-
 from pirf_ray.methods.base import Problem, Settings, register
 from pirf_ray.methods.reward_tuned import ByReward
 
@@ -16,12 +14,10 @@ class AlignProp(ByReward):
     title = "AlignProp"
     source = "Prabhudesai et al. 2023, arXiv 2310.03739"
     objective = "alignprop"
+    rates = (1e-4, 1e-2)
 
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 1e-3, "l2": 1.0}
-
-    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
-        return {**super().suggest(trial, problem), "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)}
 
     def changes(self, settings: Settings) -> dict[str, Any]:
         return {**super().changes(settings), "lora_rank": 4}

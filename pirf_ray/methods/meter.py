@@ -6,10 +6,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from pirf_ray.networks import UNet
+from pirf_ray.denoiser import Denoiser
 
 GRADIENT_COST = 2.0
 """Backward pass of the network in forwards."""
@@ -41,7 +41,9 @@ _active: list["Meter"] = []
 
 
 class Meter:
-    """Counts what every network of the kind UNet does inside the block, gradients that reach its output included.
+    """Counts what every denoiser does inside the block, gradients that reach its output included.
+
+    A backward pass counts whole, whatever part of the network it passes.
 
     ``with Meter() as meter: ...``, then ``meter.cost``. Residual gradients are those of ``Problem.residual``.
     """
@@ -49,7 +51,7 @@ class Meter:
     def __init__(self) -> None:
         self.forwards = self.gradients = self.residual_gradients = 0
         self.seconds = 0.0
-        self._handle: RemovableHandle | None = None
+        self._handles: list[RemovableHandle] = []
 
     @property
     def cost(self) -> Cost:
@@ -61,7 +63,8 @@ class Meter:
         )
 
     def __enter__(self) -> "Meter":
-        self._handle = register_module_forward_hook(self._count)
+        # Forwards when they begin: one that is computed again in a backward pass may end as soon as it has what is needed.
+        self._handles = [register_module_forward_pre_hook(self._begin), register_module_forward_hook(self._end)]
         self._started = time.perf_counter()
         _active.append(self)
         return self
@@ -69,14 +72,16 @@ class Meter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.seconds += time.perf_counter() - self._started
         _active.remove(self)
-        if self._handle is not None:
-            self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
-    def _count(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(module, UNet):
-            self.forwards += len(output)
-            if output.requires_grad:
-                output.register_hook(self._count_gradient)
+    def _begin(self, module: torch.nn.Module, inputs: Any) -> None:
+        if isinstance(module, Denoiser):
+            self.forwards += len(inputs[0])
+
+    def _end(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(module, Denoiser) and output.requires_grad:
+            output.register_hook(self._count_gradient)
 
     def _count_gradient(self, gradient: torch.Tensor) -> None:
         self.gradients += len(gradient)

@@ -68,13 +68,15 @@ class ByReward(RewardTuned):
 
     objective: str
     truncation = LONGEST
+    rates = (3e-5, 1e-3)
+    """Learning rates that are searched."""
 
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 1e-4, "l2": 1.0}
 
     def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
         return {
-            "learning_rate": trial.suggest_float("learning_rate", 3e-5, 1e-3, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", *self.rates, log=True),
             "l2": trial.suggest_float("l2", 1e-2, 100.0, log=True),
         }
 
