@@ -36,6 +36,50 @@ class GuardState:
         return dict(vars(self))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """What the guard compares of a set of fields (n, c, h, w), physical units, with held-out real ones."""
+
+    amplitude: torch.Tensor
+    """Standard deviation of each channel (c,)."""
+    energy: float
+    """Energy distance to the real fields."""
+    spectrum: torch.Tensor
+    """Log spectrum error of each channel (c,), decades. Amplitude and energy distance do not see small scales smoothed away."""
+
+    @classmethod
+    def of(cls, fields: torch.Tensor, real: torch.Tensor, pde: PDE) -> "Likeness":
+        spectrum = log_spectrum_errors(fields, real, pde.grid.periodic)
+        return cls(amplitude=amplitude(fields), energy=energy_distance(fields, real), spectrum=spectrum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Departure:
+    """How far a model has gone from the base model, on the same noise."""
+
+    amplitude_ratio: float
+    """Of the channel that has changed most."""
+    energy_ratio: float
+    spectrum_rise: float
+    """Of the channel whose spectrum error has risen most, decades."""
+
+    @classmethod
+    def between(cls, tuned: Likeness, base: Likeness) -> "Departure":
+        ratios = tuned.amplitude / base.amplitude
+        return cls(
+            amplitude_ratio=ratios[ratios.log().abs().argmax()].item(),
+            energy_ratio=tuned.energy / base.energy,
+            spectrum_rise=(tuned.spectrum - base.spectrum).max().item(),
+        )
+
+    def inside(self, limits: GuardSettings) -> bool:
+        return (
+            abs(self.amplitude_ratio - 1) <= limits.guard_amplitude
+            and self.energy_ratio <= limits.guard_energy
+            and self.spectrum_rise <= limits.guard_spectrum
+        )
+
+
 class Guard:
     """Measures a policy on fixed noise. The part of each sample that the base model makes is made once."""
 
@@ -57,14 +101,8 @@ class Guard:
                 self._starts.append(start)
                 base_outputs.append(finish(process, policy.base_from, start).cpu())
         base = pde.normalizer.to_physical(torch.cat(base_outputs))
-        self.base_amplitude = amplitude(base)
-        self.base_energy = energy_distance(base, self.real)
-        self.base_spectrum = self._spectrum_errors(base)
+        self.base = Likeness.of(base, self.real, pde)
         self.base_residual = pde.residual(base.double(), operator).mean().item()
-
-    def _spectrum_errors(self, fields: torch.Tensor) -> torch.Tensor:
-        """Log spectrum error of each channel. Amplitude and energy distance do not see small scales smoothed away."""
-        return log_spectrum_errors(fields, self.real, self.pde.grid.periodic)
 
     @torch.no_grad()
     def measure(self, policy: Policy) -> dict[str, float]:
@@ -72,23 +110,17 @@ class Guard:
         x = torch.cat([finish(self.process, policy.denoiser_from, start).cpu() for start in self._starts])
         fields = self.pde.normalizer.to_physical(x)
         residual = self.pde.residual(fields.double(), self.operator)
-        ratios = amplitude(fields) / self.base_amplitude
-        ratio = ratios[ratios.log().abs().argmax()].item()  # of the channel that has changed most
-        energy = energy_distance(fields, self.real) / self.base_energy
-        spectrum = (self._spectrum_errors(fields) - self.base_spectrum).max().item()
+        departure = Departure.between(Likeness.of(fields, self.real, self.pde), self.base)
         s = self.settings
         mean = residual.mean().item()
         # A residual below the floor is a hacked reward: it counts as outside.
-        faithful = abs(ratio - 1) <= s.guard_amplitude and energy <= s.guard_energy and spectrum <= s.guard_spectrum
-        inside = faithful and mean >= self.floor
+        inside = departure.inside(s) and mean >= self.floor
         return {
             "guard/residual": mean,
             "guard/residual_median": residual.median().item(),
             "guard/over_floor": mean / self.floor,
             "guard/base_residual": self.base_residual,
-            "guard/amplitude_ratio": ratio,
-            "guard/energy_ratio": energy,
-            "guard/spectrum_rise": spectrum,
+            **{f"guard/{name}": value for name, value in vars(departure).items()},
             "guard/spectrum_limit": s.guard_spectrum,
             "guard/amplitude_limit": s.guard_amplitude,
             "guard/energy_limit": s.guard_energy,
