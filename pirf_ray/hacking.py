@@ -68,6 +68,7 @@ class Arguments:
 def configs(arguments: Arguments) -> dict[str, TrainConfig]:
     """The three ways: same PDE, sampler, updates, learning rate and guard evaluations."""
     common: dict[str, Any] = {
+        "resolution": RESOLUTION,
         "num_steps": arguments.num_steps,
         "updates": arguments.updates,
         "learning_rate": arguments.learning_rate,
