@@ -47,15 +47,15 @@ class Arguments:
 
     out: Path
     """Directory to make for hacking.json and hacking.png."""
-    env: str = "Burgers-v0"
+    env: str = "Poisson-v0"
     """PDE whose base model ships."""
-    updates: int = 60
+    updates: int = 80
     """Updates of each training."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     """Learning rate of all three."""
     num_steps: int = 10
     """N, steps of the sampler."""
-    guard_samples: int = 64
+    guard_samples: int = 48
     """Samples of each guard evaluation."""
     samples: int = 128
     """Samples of each model in the final evaluation, from the same noise."""

@@ -9,20 +9,22 @@ import tyro
 from pirf_ray.checkpoints import read_json
 from pirf_ray.cli import parse, run_command
 from pirf_ray.config import RunPaths
+from pirf_ray.rollout import BASE_CORRECTED
 
 COLUMNS = (
     "PDE",
     "NFE",
-    "`consistent` residual: base → tuned (floor)",
+    "`consistent` residual (floor)",
     "ratio",
-    "as white noise, % of std: base → tuned",
-    "witness: base → tuned (real data)",
+    "as white noise, % of std",
+    "witness (real data)",
     "conditions",
-    "re-solve error: base → tuned (real data)",
-    "amplitude over real data's: base → tuned",
+    "re-solve error (real data)",
+    "amplitude over real data's",
     "energy distance, tuned / base",
-    "log spectrum error, decades: base → tuned (real data)",
+    "log spectrum error, decades (real data)",
 )
+LEGEND = "Arrows lead from the base model, by its samples with the same corrections where there are any, to the tuned model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if not arguments.runs:
         raise ValueError("give at least one run directory or result file")
     results = [read_result(path) for path in arguments.runs]
+    print(LEGEND + "\n")
     print("\n".join([_line(COLUMNS), _line(["---"] * len(COLUMNS)), *(_line(row(result)) for result in results)]))
 
 
@@ -52,30 +55,31 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def row(result: dict[str, Any]) -> list[str]:
-    """One run's cells; arrows lead from base to tuned, real data stand in brackets."""
+    """One run's cells; arrows lead through the sets in the legend's order, real data stand in brackets."""
     operator, witness = result["rewarded_operator"], result["unrewarded_operator"]
+    shown = [result[name] for name in ("base", BASE_CORRECTED, "tuned") if name in result]
     base, tuned = result["base"], result["tuned"]
 
-    def change(key: str) -> str:
-        return f"{base[key]:.3g} → {tuned[key]:.3g} ({result['data'][key]:.2g})"
+    def arrows(key: str, digits: str = ".3g", factor: float = 1) -> str:
+        return " → ".join(f"{factor * figures[key]:{digits}}" for figures in shown)
 
-    conditions = [
-        f"{name} {base[f'condition/{name}/mean']:.2g} → {tuned[f'condition/{name}/mean']:.2g}" for name in result["conditions"]
-    ]
-    key, noise = f"residual/{operator}/mean", f"residual/{operator}/noise_equivalent"
+    def beside_real(key: str) -> str:
+        return f"{arrows(key)} ({result['data'][key]:.2g})"
+
+    key = f"residual/{operator}/mean"
     floor = " below floor!" if tuned[f"residual/{operator}/below_floor"] else ""
     return [
         f"{result['env_id'].removesuffix('-v0')} {result['resolution']}²",
         str(result["sampler"]["nfe"]),
-        change(key) + floor,
+        beside_real(key) + floor,
         f"1/{base[key] / tuned[key]:.3g}",
-        f"{100 * base[noise]:.2g} → {100 * tuned[noise]:.2g}",
-        f"{witness}: {change(f'residual/{witness}/mean')}",
-        ", ".join(conditions) or "none",
-        change("resolve/median"),
-        f"{base['fidelity/amplitude_ratio']:.3f} → {tuned['fidelity/amplitude_ratio']:.3f}",
+        arrows(f"residual/{operator}/noise_equivalent", ".2g", 100),
+        f"{witness}: {beside_real(f'residual/{witness}/mean')}",
+        ", ".join(f"{name} {arrows(f'condition/{name}/mean', '.2g')}" for name in result["conditions"]) or "none",
+        beside_real("resolve/median"),
+        arrows("fidelity/amplitude_ratio", ".3f"),
         f"{tuned['fidelity/energy_distance'] / base['fidelity/energy_distance']:.3f}",
-        change("fidelity/log_spectrum_error"),
+        beside_real("fidelity/log_spectrum_error"),
     ]
 
 
