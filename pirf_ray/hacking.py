@@ -47,11 +47,11 @@ class Arguments:
 
     out: Path
     """Directory to make for hacking.json and hacking.png."""
-    env: str = "Poisson-v0"
+    env: str = "Burgers-v0"
     """PDE whose base model ships."""
-    updates: int = 80
+    updates: int = 60
     """Updates of each training."""
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     """Learning rate of all three."""
     num_steps: int = 10
     """N, steps of the sampler."""

@@ -139,6 +139,6 @@ def test_an_unguarded_reward_is_kept_to_the_end_and_a_guarded_one_inside(
 def test_the_experiment_compares_like_with_like() -> None:
     ways = hacking.configs(hacking.Arguments(out=Path("x")))
     assert ways["unguarded"].with_settings(guard="enforce") == ways["guarded"]
-    assert {w.optimizer.updates for w in ways.values()} == {80}
+    assert {w.optimizer.updates for w in ways.values()} == {60}
     assert ways["default"].pirf.scope == "tail" and ways["default"].guard.guard == "enforce"
     assert find("Burgers-v0", 32).is_dir()
