@@ -62,7 +62,7 @@ def _legend(figure: Figure, benchmark: dict[str, Any], methods: list[str], *, li
 
 def draw_frontier(path: Path, benchmark: dict[str, Any], steps: str) -> None:
     """A panel a PDE: residual against energy distance over the base's; pale: trials of the searched settings."""
-    title = f"N = {steps}: residual against energy distance to held-out solutions (pale: trials of each method's settings)"
+    title = f"N = {steps}: residual against energy distance to held-out solutions\n(pale: trials of each method's settings)"
     figure, panels, envs = _panels(benchmark, 1, title)
     shown: set[str] = set()
     for axes, env in zip(panels[0], envs, strict=True):
@@ -105,7 +105,9 @@ def _floor(axes: Axes, floor: float) -> None:
     low = axes.dataLim.y0
     if floor > low / 100:
         axes.axhline(floor, color="#000000", ls="--", lw=1)
-        axes.annotate("real data", (0.02, floor), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
+        axes.annotate(
+            "real data", (0.02, floor), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", annotation_clip=True
+        )
 
 
 def draw_residual_against_nfe(path: Path, benchmark: dict[str, Any]) -> None:
@@ -147,7 +149,7 @@ def draw_residual_against_nfe(path: Path, benchmark: dict[str, Any]) -> None:
 
 def draw_spectra(path: Path, benchmark: dict[str, Any], steps: str) -> None:
     """A column a PDE: power of the last channel along the columns, and over real data's."""
-    title = f"N = {steps}: spectrum along the columns of each PDE's last channel, and its ratio to that of held-out solutions"
+    title = f"N = {steps}: spectrum of each PDE's last channel along the columns,\nand its ratio to held-out solutions'"
     figure, panels, envs = _panels(benchmark, 2, title)
     shown: set[str] = set()
     for column, env in enumerate(envs):
@@ -168,7 +170,8 @@ def draw_spectra(path: Path, benchmark: dict[str, Any], steps: str) -> None:
         power.set(
             title=f"{env.removesuffix('-v0')}: {part['channels'][-1]}", yscale="log", ylim=(real[real > 0].min() / 30, None)
         )
-        ratio.set(yscale="log", xlabel="wavenumber (cycles over the axis)", ylim=(0.3, 10))
+        largest = max((line.get_ydata().max() for line in ratio.lines), default=1.0)
+        ratio.set(yscale="log", xlabel="wavenumber (cycles over the axis)", ylim=(0.3, min(max(3.0, 1.2 * largest), 1e3)))
         ratio.axhline(1, color="k", ls="--", lw=1)
         for axes in (power, ratio):
             axes.grid(alpha=0.25)
