@@ -184,14 +184,15 @@ def fidelity_figures(pde: PDE, fields: torch.Tensor, real: torch.Tensor) -> Figu
     return figures
 
 
-TABLE_WIDTH = 110
-TITLES = {"base": "base", "tuned": "tuned", DATA: "real data"}
+TABLE_WIDTH = 132
+FIRST = ("base", "base corrected", "tuned")
+TITLES = {"base corrected": "base, corrected", DATA: "real data"}
 
 
 def result_table(result: Result) -> Table:
     """The figures as a table: base | tuned | other sets | real data; 95% intervals under the values, faults named in red.
 
-    It wants TABLE_WIDTH columns with three sets.
+    It wants TABLE_WIDTH columns with four sets.
     """
     table = Table(
         title=f"{result['env_id']} at {result['resolution']}²: {result['num_samples']} samples of each, "
@@ -199,11 +200,12 @@ def result_table(result: Result) -> Table:
         caption="second line: 95% bootstrap interval; over floor: mean / mean of real data; "
         "as noise: the white noise (of each channel's std) that gives real data this residual; real data: a second held-out set",
     )
-    first = [name for name in ("base", "tuned") if name in result["sets"]]
+    first = [name for name in FIRST if name in result["sets"]]
     columns: list[str] = first + [name for name in result["sets"] if name not in (*first, DATA)] + [DATA]
+    corrected = {"tuned": "tuned, corrected"} if result.get("sampler", {}).get("corrections") else {}
     table.add_column("figure", no_wrap=True)
     for name in columns:
-        table.add_column(TITLES.get(name, name), justify="right", no_wrap=True)
+        table.add_column((TITLES | corrected).get(name, name), justify="right", no_wrap=True)
     for section in _sections(result):
         for label, key in section:
             table.add_row(label, *(_cell(result[name], key) for name in columns))
