@@ -180,7 +180,7 @@ class Pretrainer:
         )
         self.init: dict[str, Any] | None = None
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+            torch.default_generator.manual_seed(settings.seed)  # the CPU's alone: torch.manual_seed reseeds a caller's GPU
             denoiser = TrainedDenoiser(
                 settings.network, self.info.sigma_data, bf16=settings.precision == "bf16", compiled=compiled
             )

@@ -21,7 +21,12 @@ def figures(residual: float, energy: float, *, below_floor: bool = False) -> dic
             f"residual/{operator}/below_floor": below_floor,
             f"residual/{operator}/noise_equivalent": 0.1,
         }
-    made |= {"condition/wall/mean": 0.01, "resolve/mean": 0.2, "resolve/median": residual**0.5, "resolve/median_interval": [0.05, 0.2]}
+    made |= {
+        "condition/wall/mean": 0.01,
+        "resolve/mean": 0.2,
+        "resolve/median": residual**0.5,
+        "resolve/median_interval": [0.05, 0.2],
+    }
     made |= {"resolve/trivial_median": 0.9, "fidelity/energy_distance": energy, "fidelity/nearest_training_distance": 0.7}
     names = (
         "energy_distance_unbiased marginal_energy_distance log_spectrum_error mean_field_error std_field_error diversity_ratio "

@@ -1,5 +1,6 @@
 """DiffusionPDE, CoCoGen, PG-Diffusion, PIDM: each does what it claims, at the cost that it claims."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,13 +13,14 @@ from helpers import tiny_denoiser, tiny_info
 from pirf_ray import checkpoints, zoo
 from pirf_ray.denoiser import Denoiser
 from pirf_ray.methods import METHODS, Problem, Settings
+from pirf_ray.methods import pg_diffusion as pg_diffusion_module
 from pirf_ray.methods import solver_data as solver_data_module
 from pirf_ray.methods.cocogen import CorrectedSampler
 from pirf_ray.methods.diffusion_pde import GuidedSampler, first_guided
 from pirf_ray.methods.meter import Meter
-from pirf_ray.methods.pg_diffusion import ConditionedDenoiser, residual_direction
+from pirf_ray.methods.pg_diffusion import DROPPED, ConditionedDenoiser, ConditionedSampler, residual_direction
 from pirf_ray.methods.pidm import noise_slope
-from pirf_ray.methods.solver_data import BATCH, SolverBatches
+from pirf_ray.methods.solver_data import BATCH, SolverBatches, minimize
 from pirf_ray.networks import UNet
 from pirf_ray.pretraining import denoising_loss
 
@@ -127,6 +129,21 @@ def test_exact_data_are_left_alone(poisson: Problem) -> None:
     assert torch.equal(sampler.correct(x, 3)[under], x[under])
 
 
+class Flat(Problem):
+    """A residual of 1e4 everywhere: no gradient, and so large that it overflows when divided by almost nothing."""
+
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        return (0 * x).flatten(1).sum(1) + 1e4
+
+
+def test_a_sample_without_gradient_stays(tiny: Problem) -> None:
+    flat = Flat(info=tiny.info, base=tiny.base)
+    x = noise(flat)
+    assert torch.equal(CorrectedSampler(flat, 0.5, 0).correct(x, 2), x)
+    assert torch.equal(sampled(flat, "diffusion-pde", {"guidance": 1.0}), sampled(tiny, "base", {}))
+    assert torch.equal(residual_direction(flat, x, 1.0), torch.zeros_like(x))
+
+
 @pytest.mark.parametrize("settings", [{"step": 0.0, "after": 1}, {"step": 1.5, "after": 1}, {"step": 0.5, "after": -1}])
 def test_settings_of_corrections_are_checked(poisson: Problem, settings: Settings) -> None:
     with pytest.raises(ValueError, match=r"step must be in \(0, 1\] and after not negative"):
@@ -157,6 +174,60 @@ def test_the_condition_is_finite_and_of_size_one(tiny: Problem, sigma: float) ->
     torch.testing.assert_close(condition.square().mean((1, 2, 3)), torch.ones(2))
 
 
+@pytest.mark.parametrize("sigma", [80.0, 0.3, 0.002])
+def test_the_condition_is_taken_at_c_skip_x(tiny: Problem, sigma: float) -> None:
+    """Burgers is not linear, so that its gradient's direction depends on where it is taken: sd^2/(sigma^2 + sd^2) x, sd = .14."""
+    x = (0.14**2 + sigma**2) ** 0.5 * noise(tiny)
+    at = (0.14**2 / (sigma**2 + 0.14**2) * x.double()).requires_grad_(True)
+    r = tiny.pde.residual(tiny.pde.normalizer.to_physical(at), "consistent")
+    (gradient,) = torch.autograd.grad(r.sum(), at)
+    direction = gradient / gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(residual_direction(tiny, x, sigma).double(), direction, rtol=1e-2, atol=1e-3)
+
+
+def adapted(problem: Problem) -> ConditionedDenoiser:
+    """With an adapter whose every tensor is random."""
+    denoiser = ConditionedDenoiser(problem)
+    with torch.no_grad():
+        for index, tensor in enumerate(denoiser.learning().values()):
+            tensor.normal_(generator=torch.Generator().manual_seed(index))
+    return denoiser
+
+
+def test_the_scale_moves_the_prediction_from_the_base_past_the_conditioned(tiny: Problem) -> None:
+    """D is linear in the scale s, the base at 0 and the conditioned prediction at 1: D(3) - D(1) = 2 (D(1) - D(0))."""
+    denoiser, x = adapted(tiny), noise(tiny)
+    with torch.no_grad():
+        at = {s: ConditionedSampler(tiny, denoiser, s).denoise(x, 1.0) for s in (0.0, 1.0, 3.0)}
+        assert torch.equal(at[0.0], tiny.base(x, 1.0)) and torch.equal(at[1.0], denoiser(x, 1.0))
+    assert not torch.allclose(at[0.0], at[1.0], atol=1e-3)
+    torch.testing.assert_close(at[3.0] - at[1.0], 2 * (at[1.0] - at[0.0]), rtol=1e-3, atol=1e-5)
+
+
+def test_one_condition_in_ten_is_dropped(tiny: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 updates of 16: .1 with a standard error of sqrt(.1 .9 / 1600) = .0075. Only the adapter is given a gradient."""
+    kept = []
+
+    def loss(denoiser: ConditionedDenoiser, *batch: torch.Tensor) -> torch.Tensor:
+        kept.append(denoiser.kept)
+        assert {id(p) for p in denoiser.parameters() if p.requires_grad} == {id(p) for p in denoiser.learning().values()}
+        return sum((p.square().sum() for p in denoiser.learning().values()), torch.zeros(()))
+
+    monkeypatch.setattr(pg_diffusion_module, "denoising_loss", loss)
+    METHODS["pg-diffusion"].train(tiny, {"learning_rate": 1e-3}, budget=3 * BATCH * 100, seed=0)
+    drawn = torch.stack(kept)
+    assert drawn.shape == (100, BATCH) and set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert 1 - drawn.mean().item() == pytest.approx(DROPPED, abs=4 * 0.0075) and DROPPED == 0.1
+
+
+def test_an_adapter_is_a_function_of_its_seed_and_reseeds_nothing(tiny: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "manual_seed", None)
+    before = torch.get_rng_state()
+    first, again, other = (ConditionedDenoiser(tiny, seed=seed).learning()["first.weight"] for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_dropped_condition_is_none(tiny: Problem) -> None:
     denoiser = ConditionedDenoiser(tiny)
     with torch.no_grad():
@@ -173,6 +244,32 @@ def test_batches_of_solver_data_are_functions_of_seed_and_update(tiny: Problem) 
     assert not torch.equal(first[3][0], first[4][0])
     y, sigma, unit = first[0]
     assert y.shape == unit.shape == (BATCH, *tiny.pde.shape) and sigma.shape == (BATCH,)
+
+
+def test_the_law_of_batches(tiny: Problem) -> None:
+    """ln sigma ~ N(-1.2, 1.2^2): of 640 draws the mean has a standard error of .047, the standard deviation one of .034."""
+    batches = SolverBatches(tiny, seed=0)
+    logs = torch.cat([batches[update][1] for update in range(40)]).log()
+    assert logs.mean().item() == pytest.approx(-1.2, abs=4 * 0.047) and logs.std().item() == pytest.approx(1.2, abs=4 * 0.034)
+    raw = tiny.pde.normalizer.to_model(batches.fields)
+    moved = [(raw - y).abs().flatten(1).amax(1).min() > 1e-3 for y in batches[0][0]]
+    assert sum(moved) > BATCH // 2  # most symmetries of a field are no other field of the data
+
+
+def test_what_is_learned_is_an_average_under_a_rate_that_falls_to_zero(tiny: Problem) -> None:
+    """Adam on a loss of constant slope takes steps of the rate, 1, 3/4 and 1/4 of it in 3 updates: (1 + cos(pi u/3))/2.
+
+    Averaged with decays 1/10, 2/11, 3/12, from 0 downwards.
+    """
+    p, average, rate = 0.0, 0.0, 0.01
+    for update, decay in enumerate((1 / 10, 2 / 11, 3 / 12)):
+        p -= rate * (1 + math.cos(math.pi * update / 3)) / 2
+        average += (1 - decay) * (p - average)
+    assert p == pytest.approx(-2 * rate)
+    learned = torch.nn.Parameter(torch.zeros(()))
+    batches = SolverBatches(tiny, seed=0)
+    kept = minimize({"p": learned}, lambda batch, update: learned.sum(), batches, updates=3, learning_rate=rate, what="line")
+    assert learned.item() == pytest.approx(p, rel=1e-4) and kept["p"].item() == pytest.approx(average, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["pidm-mean", "pidm-sample"])

@@ -12,7 +12,7 @@ import torch
 from envs.denoising import DenoisingProcess, State
 from pirf_ray.correction import residual_floor
 from pirf_ray.methods.base import Method, Problem, Sampler, Settings, Weights, register
-from pirf_ray.methods.diffusion_pde import first_guided
+from pirf_ray.methods.diffusion_pde import first_guided, polyak
 from pirf_ray.rollout import advance
 
 MOST_CORRECTIONS = 20
@@ -59,7 +59,6 @@ class CorrectedSampler:
         """So many corrections of x (b, c, h, w)."""
         for _ in range(times):
             gradient, r = self.problem.residual_gradient(x)
-            square = gradient.flatten(1).square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
-            size = torch.where(r > self.floor, self.step * r / square, torch.zeros_like(r))
+            size = torch.where(r > self.floor, polyak(self.step * r, gradient), torch.zeros_like(r))
             x = x - size[:, None, None, None] * gradient
         return x

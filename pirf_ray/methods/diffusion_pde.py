@@ -24,6 +24,13 @@ def first_guided(num_steps: int) -> int:
     return num_steps - max(1, math.ceil(GUIDED_PART * num_steps))
 
 
+def polyak(value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """value / ||gradient||^2 (b,), each sample's own; 0 where the gradient (b, c, h, w) is 0 and shows no way down."""
+    square = gradient.flatten(1).square().sum(1)
+    size = value / square.clamp_min(torch.finfo(square.dtype).tiny)
+    return torch.where(square == 0, torch.zeros_like(size), size)
+
+
 @register
 class DiffusionPDE(Method):
     """The evaluation that a step begins with anyway is differentiated: 2N-1 evaluations, as without guidance."""
@@ -72,6 +79,5 @@ class GuidedSampler:
         state = process.transition(state, denoised.detach())
         while state.step == step:
             state = self._step(process, state)
-        square = gradient.flatten(1).square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
-        size = self.guidance * norm.detach() / square
+        size = polyak(self.guidance * norm.detach(), gradient)
         return State(x=state.x - size[:, None, None, None] * gradient, step=state.step)

@@ -31,12 +31,14 @@ DROPPED = 0.1
 class Adapter(nn.Module):
     """Wraps the network's first convolution; ``condition`` (b, c, h, w) is set before each call of the network."""
 
-    def __init__(self, conv: nn.Module, denoiser: Denoiser) -> None:
+    def __init__(self, conv: nn.Module, denoiser: Denoiser, seed: int) -> None:
         super().__init__()
         config = denoiser.config
         self.wrapped = conv
         self.first = Conv(config.channels, config.model_channels, 3, config.periodic)
         self.last = Conv(config.model_channels, config.model_channels, 3, config.periodic)
+        own = torch.Generator().manual_seed(int(seeding.generator(seed, "adapter", 0).integers(2**63)))
+        nn.init.xavier_uniform_(self.first.weight, generator=own)
         nn.init.zeros_(self.last.weight)
         self.condition: torch.Tensor | None = None
 
@@ -47,16 +49,15 @@ class Adapter(nn.Module):
 
 
 class ConditionedDenoiser(Denoiser):
-    """The base model with an adapter; the base's weights are shared copies that do not learn."""
+    """The base model with an adapter; the base's weights are copies that do not learn."""
 
     def __init__(self, problem: Problem, *, seed: int = 0) -> None:
         base = problem.base
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # layers are born with random weights, which are replaced at once
             super().__init__(base.config, base.sigma_data)
             self.network = copy.deepcopy(base.network).requires_grad_(False)
             self.name = f"{base.config.resolution}x{base.config.resolution}_conv"
-            self.network.enc[self.name] = Adapter(self.network.enc[self.name], base)
+            self.network.enc[self.name] = Adapter(self.network.enc[self.name], base, seed)
         self.problem = problem
         self.kept = torch.ones(0)
         self.to(problem.device).eval()
