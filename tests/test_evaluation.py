@@ -65,7 +65,7 @@ def test_the_noise_equivalent_finds_the_noise(pde: PDE, truth: torch.Tensor, ope
     """Real fields with white noise of sigma x std, other noise than the probe's, are reported as sigma (where it is over the floor)."""
     fields = truth[:COUNT].double()
     noisy = fields + sigma * fidelity.amplitude(fields)[:, None, None] * gaussian(3, *fields.shape)
-    figures = evaluate_sets(pde, {"base": noisy}, real=truth[COUNT : 3 * COUNT], real_other=truth[:COUNT])
+    figures = evaluate_sets(pde, {"base": noisy}, real=truth[:COUNT], real_other=truth[:COUNT])  # only the noise differs
     assert figures["base"][f"residual/{operator}/noise_equivalent"] == pytest.approx(sigma, rel=0.1)
     assert figures["data"][f"residual/{operator}/noise_equivalent"] == 0
 
@@ -219,6 +219,28 @@ def test_bootstrap_interval() -> None:
 def test_bootstrap_covers_the_mean() -> None:
     covered = [low < 0 < high for low, high in (fidelity.bootstrap_interval(gaussian(i, 60), resamples=300) for i in range(100))]
     assert 86 <= sum(covered) <= 100
+
+
+def test_an_interval_knows_which_values_depend_on_each_other() -> None:
+    """Blocks of 8 equal values: the mean of n = 400 has the standard error of 50, sqrt(8) times that of independent ones."""
+    values = (gaussian(0, 50) + 5).repeat_interleave(8)
+    low, high = fidelity.bootstrap_interval(values, block=8)
+    assert high - low == pytest.approx(2 * 1.96 * values.std().item() / 50**0.5, rel=0.15)
+    assert (low, high) == fidelity.bootstrap_interval(values[::8])
+    covered = [
+        low < 0 < high
+        for low, high in (
+            fidelity.bootstrap_interval(gaussian(i, 60).repeat_interleave(4), resamples=300, block=4) for i in range(100)
+        )
+    ]
+    assert 86 <= sum(covered) <= 100
+
+
+def test_the_floor_is_of_all_held_out_fields(result: dict[str, Any], pde: PDE, truth: torch.Tensor) -> None:
+    for name in pde.operators:
+        floor = pde.residual(truth[COUNT:].double(), name).mean().item()
+        assert result["data"][f"residual/{name}/mean"] == pytest.approx(floor, rel=1e-9)
+        assert result["base"][f"residual/{name}/over_floor"] == pytest.approx(result["base"][f"residual/{name}/mean"] / floor)
 
 
 def test_figures_order_sets_by_their_noise(result: dict[str, Any], pde: PDE) -> None:

@@ -92,6 +92,11 @@ class PDE(ABC):
     def marginal(self, fields: torch.Tensor) -> torch.Tensor:
         """The part (b, ...) whose law is known: coefficient, source or initial condition."""
 
+    @property
+    def solved_together(self) -> int:
+        """Samples that depend on each other: ids m k .. m k + m - 1, the windows of one trajectory, say. Default 1: none do."""
+        return 1
+
     def augment(self, fields: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Random exact symmetries of the equation and of its data's law, for pretraining. Default: none."""
         return fields

@@ -110,6 +110,10 @@ class Kolmogorov(PDE):
         return Normalizer(scale=(1 / MODEL_SCALE,) * FRAMES, shift=(0.0,) * FRAMES)
 
     @property
+    def solved_together(self) -> int:
+        return WINDOWS_PER_TRAJECTORY
+
+    @property
     def solver_points(self) -> int:
         """Points of the solver's grid, dealiased to a third: finer than stored, the finest stored grid by half only."""
         return max(MIN_SOLVER_POINTS, self.resolution * 2 if self.resolution <= 128 else self.resolution * 3 // 2)

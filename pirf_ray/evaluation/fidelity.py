@@ -171,14 +171,28 @@ def high_wavenumber_ratio(a: torch.Tensor, b: torch.Tensor, periodic: Periodic =
 
 
 def bootstrap_interval(
-    values: torch.Tensor, statistic: Literal["mean", "median"] = "mean", *, seed: int = 0, resamples: int = RESAMPLES
+    values: torch.Tensor,
+    statistic: Literal["mean", "median"] = "mean",
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    block: int = 1,
 ) -> tuple[float, float]:
-    """95% percentile interval (Efron 1979) of the mean or median of per-sample values (n,). The same seed, the same bits."""
+    """95% percentile interval (Efron 1979) of the mean or median of per-sample values (n,). The same seed, the same bits.
+
+    ``block``: so many consecutive values depend on each other and are drawn together (a cluster bootstrap, Davison & Hinkley
+    1997, section 3.8); a last block that is not whole is one like the others.
+    """
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"values must be one a sample, got shape {tuple(values.shape)}")
     drawn = values.double().cpu().numpy()
     rng = np.random.default_rng(seed)
-    resampled = (drawn[rng.integers(len(drawn), size=len(drawn))] for _ in range(resamples))
+    if block > 1:
+        blocks = np.split(drawn, range(block, len(drawn), block))
+        chosen = (rng.integers(len(blocks), size=len(blocks)) for _ in range(resamples))
+        resampled = (np.concatenate([blocks[i] for i in row]) for row in chosen)
+    else:
+        resampled = (drawn[rng.integers(len(drawn), size=len(drawn))] for _ in range(resamples))
     estimates = [np.mean(x) if statistic == "mean" else np.median(x) for x in resampled]
     low, high = np.quantile(estimates, (0.025, 0.975), method="inverted_cdf")
     return float(low), float(high)

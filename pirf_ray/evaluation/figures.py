@@ -21,6 +21,7 @@ BATCH = 64
 PROBE_NOISE = 1e-3
 Result = dict[str, Any]
 Figures = dict[str, Any]
+Measure = Callable[[torch.Tensor], torch.Tensor]
 
 
 def evaluate_sets(
@@ -35,16 +36,20 @@ def evaluate_sets(
     """Figures of each set (n, c, h, w) against the held-out fields ``real`` (m, c, h, w), physical units.
 
     ``real_other``, held-out fields disjoint from ``real``, is evaluated exactly like a generated set, cut to the same n:
-    its figures stand under ``data`` and its mean residuals are the floors. ``rewarded``: the operator that was rewarded
-    (default: the PDE's default). Intervals are 95% bootstrap intervals over samples. A sample whose residual or error is
-    not finite counts as infinitely wrong; a set that holds one has fidelity nan.
+    its figures stand under ``data``. Only its residuals, which do not depend on n, are of all held-out fields: their means are
+    the floors, and 48 windows of a flow may be of two trajectories. ``rewarded``: the operator that was rewarded (default: the
+    PDE's default). Intervals are 95% bootstrap intervals over samples, of held-out fields over what is solved together
+    (``pde.solved_together``). A sample whose residual or error is not finite counts as infinitely wrong; a set that holds one
+    has fidelity nan.
     """
     count = _common_count(sets, real_other)
     all_sets = {**sets, DATA: real_other[:count]}
     values = {name: per_sample(pde, fields) for name, fields in all_sets.items()}
-    real_residuals = {name: values[DATA][f"residual/{name}"] for name in pde.operators}
-    floors = {name: column.mean().item() for name, column in real_residuals.items()}
-    lows = {name: fidelity.bootstrap_interval(column, "mean", seed=seed)[0] for name, column in real_residuals.items()}
+    block = pde.solved_together
+    values[DATA] |= _measured(residual_measures(pde), torch.cat([real.cpu(), real_other.cpu()]))
+    columns = {name: values[DATA][f"residual/{name}"] for name in pde.operators}
+    floors = {name: column.mean().item() for name, column in columns.items()}
+    lows = {name: fidelity.bootstrap_interval(column, "mean", seed=seed, block=block)[0] for name, column in columns.items()}
     slopes = {name: noise_sensitivity(pde, all_sets[DATA], name, seed=seed) for name in pde.operators}
     result: Result = {
         "env_id": pde.env_id,
@@ -61,7 +66,8 @@ def evaluate_sets(
     }
     for name, fields in all_sets.items():
         figures: Figures = {"num_samples": count, "num_nonfinite": _count_nonfinite(fields)}
-        figures |= _physics_figures(values[name], floors, lows, is_data=name == DATA, seed=seed)
+        together = block if name == DATA else 1
+        figures |= _physics_figures(values[name], floors, lows, is_data=name == DATA, seed=seed, block=together)
         figures |= {
             f"residual/{operator}/noise_equivalent": noise_equivalent(
                 figures[f"residual/{operator}/mean"], floors[operator], slope
@@ -99,15 +105,24 @@ def _count_nonfinite(fields: torch.Tensor) -> int:
     return int((~fields.isfinite().flatten(1).all(1)).sum())
 
 
-@torch.no_grad()
+def residual_measures(pde: PDE) -> dict[str, Measure]:
+    """Mean square residual (b,) of each operator."""
+    return {f"residual/{name}": lambda x, name=name: pde.residual(x, name) for name in pde.operators}  # type: ignore[misc]
+
+
 def per_sample(pde: PDE, fields: torch.Tensor) -> dict[str, torch.Tensor]:
     """Mean square residual of each operator, violation of each condition, re-solve errors: (n,) each, from float64 fields."""
-    measures: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        **{f"residual/{name}": lambda x, name=name: pde.residual(x, name) for name in pde.operators},  # type: ignore[misc]
+    measures: dict[str, Measure] = {
+        **residual_measures(pde),
         **{f"condition/{name}": condition for name, condition in pde.conditions.items()},
         "resolve": pde.resolve_error,
         "resolve/trivial": pde.trivial_resolve_error,
     }
+    return _measured(measures, fields)
+
+
+@torch.no_grad()
+def _measured(measures: Mapping[str, Measure], fields: torch.Tensor) -> dict[str, torch.Tensor]:
     batches = torch.split(fields, BATCH)
     columns = {name: torch.cat([measure(x.double()).double() for x in batches]) for name, measure in measures.items()}
     return {name: torch.where(column.isnan(), math.inf, column) for name, column in columns.items()}
@@ -138,9 +153,12 @@ def noise_equivalent(residual: float, floor: float, slope: float) -> float:
 
 
 def _physics_figures(
-    values: dict[str, torch.Tensor], floors: dict[str, float], lows: dict[str, float], *, is_data: bool, seed: int
+    values: dict[str, torch.Tensor], floors: dict[str, float], lows: dict[str, float], *, is_data: bool, seed: int, block: int
 ) -> Figures:
-    """Below the floor is a set whose mean's whole interval lies below that of real data (``lows``: its lower end)."""
+    """Below the floor is a set whose mean's whole interval lies below that of real data (``lows``: its lower end).
+
+    ``block``: so many consecutive samples depend on each other.
+    """
     figures: Figures = {}
     for name, column in values.items():
         if name == "resolve/trivial":
@@ -148,8 +166,8 @@ def _physics_figures(
             continue
         figures[f"{name}/mean"] = column.mean().item()
         figures[f"{name}/median"] = column.median().item()
-        figures[f"{name}/mean_interval"] = list(fidelity.bootstrap_interval(column, "mean", seed=seed))
-        figures[f"{name}/median_interval"] = list(fidelity.bootstrap_interval(column, "median", seed=seed))
+        figures[f"{name}/mean_interval"] = list(fidelity.bootstrap_interval(column, "mean", seed=seed, block=block))
+        figures[f"{name}/median_interval"] = list(fidelity.bootstrap_interval(column, "median", seed=seed, block=block))
     for name, floor in floors.items():
         mean = figures[f"residual/{name}/mean"]
         figures[f"residual/{name}/over_floor"] = mean / max(floor, 1e-300)
