@@ -329,5 +329,9 @@ class RunPaths:
         return self.root / "result.json"
 
     @property
+    def outcome(self) -> Path:
+        return self.root / "outcome.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.png"

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -20,12 +21,14 @@ from pirf_ray import checkpoints
 from pirf_ray.checkpoints import CheckpointError, ModelInfo, fingerprint
 from pirf_ray.config import RunPaths, TrainConfig
 from pirf_ray.denoiser import Denoiser
+from pirf_ray.guard import GuardState
 from pirf_ray.learner import make_policy
 from pirf_ray.policy import Policy
 
 KEPT_CHECKPOINTS = 2
 BEST = "best"
 STOP_FILE = ".stop"
+LOCK_POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
@@ -38,6 +41,25 @@ def config_from_json(data: dict[str, Any]) -> TrainConfig:
     groups = {f.name: f.default_factory for f in fields(TrainConfig) if callable(f.default_factory)}
     values = {name: type(groups[name]())(**value) if name in groups else value for name, value in data.items()}
     return TrainConfig(**values)
+
+
+@contextmanager
+def held(root: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a directory against other processes; RunExistsError if one has it for longer than ``patience`` seconds.
+
+    The lock is the kernel's: it goes with the process that holds it, however that ends.
+    """
+    give_up = time.monotonic() + patience
+    with (root / ".lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    raise RunExistsError(f"{root}: another process is running {what}") from None
+                time.sleep(LOCK_POLL_SECONDS)
+        yield
 
 
 class RunDirectory:
@@ -71,13 +93,9 @@ class RunDirectory:
             raise CheckpointError(f"{RunPaths(root=root).config}: not a run's settings ({error})") from None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run; RunExistsError while another process does."""
-        with (self.paths.root / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunExistsError(f"{self.paths.root}: another process is running this run") from None
+    def locked(self, patience: float = 0.0) -> Iterator[None]:
+        """Hold the run; RunExistsError while another process does, for longer than ``patience`` seconds."""
+        with held(self.paths.root, "this run", patience):
             yield
 
     @property
@@ -87,6 +105,11 @@ class RunDirectory:
 
     def load_base(self) -> tuple[ModelInfo, Denoiser]:
         return checkpoints.load_denoiser(self.paths.base)
+
+    def write_outcome(self, guard: GuardState, *, updates: int, finished: bool, **counts: int) -> None:
+        """How the training ended, for whoever started it."""
+        ending = {"updates": updates, "finished": finished, "guard": guard.to_json(), **counts}
+        checkpoints.write_json(self.paths.outcome, ending)
 
     def save(self, name: str, info: ModelInfo, learned: "Learned", meta: dict[str, Any]) -> Path:
         """Write checkpoints/<name> and drop the oldest numbered ones."""

@@ -12,10 +12,14 @@ import torch
 from envs.datasets import validate
 from pirf_ray import checkpoints, truncation, zoo
 from pirf_ray.checkpoints import CheckpointError, ModelInfo
+from pirf_ray.communication import SingleProcess
 from pirf_ray.config import ConfigError, TrainConfig
 from pirf_ray.evaluation.run import Evaluation, Progress, evaluate_policy
+from pirf_ray.finetuning import FineTuning, Record
+from pirf_ray.learner import make_policy
 from pirf_ray.objectives import find_objective
 from pirf_ray.runs import RunDirectory, load_policy
+from pirf_ray.sources import LocalSource
 
 log = logging.getLogger(__name__)
 SHOWN_SAMPLES = 64
@@ -82,14 +86,14 @@ def check(config: TrainConfig, *, base: Path | None, data: Path | None) -> Path:
 
 def outcome(run: RunDirectory) -> Outcome:
     """Read back what the learner wrote at its end."""
-    data = checkpoints.read_json(run.paths.root / "outcome.json")
+    data = checkpoints.read_json(run.paths.outcome)
     guard = data["guard"]
     return Outcome(
         updates=data["updates"],
         finished=data["finished"],
         stopped_by_guard=guard["stopped"],
         kept_update=guard["kept_update"],
-        actors_lost=data["actors_lost"],
+        actors_lost=data.get("actors_lost", 0),
         guarded=run.config.guard.guard == "enforce",
     )
 
@@ -133,6 +137,21 @@ def run_training(run: RunDirectory, *, address: str | None, on_poll: Callable[[]
     driver.connect(run.config, address)
     log.info("Ray is up after %.1f s", time.perf_counter() - started)
     driver.run_distributed(run, on_poll)
+    return outcome(run)
+
+
+def train_here(run: RunDirectory, *, device: str = "cpu", on_record: Callable[[Record], None] | None = None) -> Outcome:
+    """Fine-tune in this process, without Ray, to the end (or the guard's stop), from the run's newest checkpoint on."""
+    config = run.config
+    info, base = run.load_base()
+    base.to(device)
+    source = LocalSource(config, make_policy(config, base), device)
+    communicator = SingleProcess()
+    tuning = FineTuning(config, info, base, source=source, communicator=communicator, device=torch.device(device), run=run)
+    guard = tuning.fit(on_record)
+    if guard is None:
+        raise RuntimeError("the only rank must have the guard's state")
+    run.write_outcome(guard, updates=tuning.update, finished=tuning.finished)
     return outcome(run)
 
 

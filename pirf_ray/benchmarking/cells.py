@@ -5,7 +5,6 @@ written is dropped. ``plan.json`` is what the cells were measured with, ``weight
 learned, ``samples/ENV/METHOD.h5`` a few samples for pictures.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pirf_ray.benchmarking.plan import Plan
 from pirf_ray.checkpoints import load_tensors, read_json, write_json
 from pirf_ray.config import ConfigError
 from pirf_ray.evaluation.samples import read_samples, write_samples
-from pirf_ray.runs import RunExistsError
+from pirf_ray.runs import RunExistsError, held
 
 Cell = dict[str, Any]
 Key = tuple[str | int, ...]
@@ -64,11 +63,7 @@ class Benchmark:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory and read what is there; RunExistsError while another process holds it."""
-        with (self.root / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunExistsError(f"--out {self.root}: another process is running this benchmark") from None
+        with held(self.root, "this benchmark"):
             if not (self.root / "plan.json").is_file():
                 write_json(self.root / "plan.json", self.plan.to_json())
             self._read()

@@ -89,8 +89,12 @@ def connect(config: TrainConfig, address: str | None) -> None:
     check_resources(config, join(address))
 
 
-def join(address: str | None) -> dict[str, float]:
-    """Ray, as ``connect`` says, unless this process has it already; returns the cluster's resources."""
+def join(address: str | None, *, dashboard: bool = False) -> dict[str, float]:
+    """Ray, as ``connect`` says, unless this process has it already; returns the cluster's resources.
+
+    ``dashboard``: of a Ray that is started here, on loopback. Ray Tune needs it: without it the placement groups of trials that
+    are stopped early are never given back.
+    """
     address = address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
         return ray.cluster_resources()
@@ -103,12 +107,18 @@ def join(address: str | None) -> dict[str, float]:
         with children_ignore_ctrl_c():
             ray.init(
                 num_cpus=int(local_resources()["CPU"]),
-                include_dashboard=False,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=MEMORY_STORE_BYTES,
             )
     return ray.cluster_resources()
+
+
+def node_resources() -> list[dict[str, float]]:
+    """CPUs and GPUs of each node that is alive."""
+    return [{kind: node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU")} for node in ray.nodes() if node["Alive"]]
 
 
 def torch_trainer(

@@ -1,6 +1,5 @@
 """What each Ray Train worker runs: the canonical loop of pirf_ray.finetuning, with prefixes from the rollout actors."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from pirf_ray.distributed.communicator import TorchCommunicator
 from pirf_ray.distributed.source import ActorSource
 from pirf_ray.finetuning import FineTuning
 from pirf_ray.runs import RunDirectory
-
-OUTCOME = "outcome.json"
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -36,12 +33,6 @@ def train_loop(settings: dict[str, Any]) -> None:
     tuning = FineTuning(config, info, base, source=source, communicator=communicator, device=device, run=run if first else None)
     guard = tuning.fit()
     if guard is not None and source is not None:
-        outcome = {
-            "updates": tuning.update,
-            "finished": tuning.finished,
-            "guard": guard.to_json(),
-            "chunks_made": source.chunks_made,
-            "actors_lost": source.actors_lost,
-        }
-        (run.paths.root / OUTCOME).write_text(json.dumps(outcome) + "\n")
+        counts = {"chunks_made": source.chunks_made, "actors_lost": source.actors_lost}
+        run.write_outcome(guard, updates=tuning.update, finished=tuning.finished, **counts)
     ray.train.report({"update": tuning.update})
