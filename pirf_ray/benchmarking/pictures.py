@@ -1,6 +1,5 @@
 """The benchmark's pictures: frontier, residual against NFE, spectra, galleries."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from envs.pdes import PDE
+from pirf_ray.evaluation.pages import save
 from pirf_ray.evaluation.report import field_scale, map_scale, residual_size
 
 OURS = "pirf-ray"
@@ -32,16 +32,6 @@ def style_of(benchmark: dict[str, Any], method: str) -> dict[str, Any]:
         return FIXED[method]
     index = [m for m in benchmark["titles"] if m not in FIXED].index(method)
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "ms": 7}
-
-
-def save(figure: Figure, path: Path) -> None:
-    """The file appears, or replaces an older one, only when complete."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        figure.savefig(partial, format="png", dpi=110)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _panels(benchmark: dict[str, Any], rows: int, title: str) -> tuple[Figure, np.ndarray, list[str]]:

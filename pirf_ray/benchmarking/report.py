@@ -9,7 +9,7 @@ import numpy as np
 from envs.pdes import make_pde
 from pirf_ray.benchmarking.aggregate import aggregate
 from pirf_ray.benchmarking.cells import Cell
-from pirf_ray.benchmarking.page import write_page
+from pirf_ray.benchmarking.page import write_benchmark_page
 from pirf_ray.benchmarking.pictures import draw_frontier, draw_gallery, draw_residual_against_nfe, draw_spectra
 from pirf_ray.benchmarking.tables import markdown
 from pirf_ray.checkpoints import write_json
@@ -28,7 +28,7 @@ def write_report(directory: Path, cells: Sequence[Cell], header: dict[str, Any],
     write_json(files["figures"], benchmark)
     files["tables"].write_text(markdown(benchmark), encoding="utf-8")
     pictures = _draw(directory, benchmark, samples) if benchmark["envs"] else {}
-    write_page(files["page"], benchmark, pictures)
+    write_benchmark_page(files["page"], benchmark, pictures)
     return files | {path.stem: path for path in pictures.values()}
 
 

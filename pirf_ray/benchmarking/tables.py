@@ -1,7 +1,8 @@
 """The benchmark as tables of text: rows of cells that Markdown and HTML both print."""
 
-from dataclasses import dataclass
 from typing import Any
+
+from pirf_ray.evaluation.pages import Table, markdown_table
 
 SUMMARY_STEPS = ("20", "10")
 OUTSIDE, UNDER = "†", "‡"
@@ -16,16 +17,6 @@ COLUMN_LEGEND = (
     "NFE counts network evaluations, the gradient columns backward passes through the network and gradients of the residual alone. "
     "Training: network forwards and backward passes of single samples. Real data: a second held-out set, measured like a method."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Cells of text; ``bold`` holds (row, column) pairs."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    bold: frozenset[tuple[int, int]] = frozenset()
 
 
 def tables(benchmark: dict[str, Any]) -> list[Table]:
@@ -142,14 +133,3 @@ def markdown(benchmark: dict[str, Any]) -> str:
     for table in tables(benchmark):
         parts.append(f"**{table.title}**\n\n{markdown_table(table)}")
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(table: Table) -> str:
-    lines = [table.columns, ["---"] * len(table.columns)]
-    for i, row in enumerate(table.rows):
-        lines.append([f"**{_plain(c)}**" if (i, j) in table.bold else _plain(c) for j, c in enumerate(row)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _plain(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,89 @@
+"""Reports: tables that Markdown and HTML both print, pictures, self-contained HTML pages without script."""
+
+import base64
+import os
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 76rem; color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: .4rem 0; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+thead th { position: sticky; top: 0; background: #f4f4f4; white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+tr:last-child td { border-bottom: 2px solid #888; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { font-size: .9rem; color: #444; }
+@media print { .wide { overflow: visible; } table { font-size: .55rem; } }
+"""
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head>
+<body>
+{body}
+</body></html>
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Cells of text; ``bold`` holds (row, column) pairs."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    bold: frozenset[tuple[int, int]] = frozenset()
+
+
+def write_page(path: Path, title: str, parts: list[str]) -> None:
+    """Write the page of these pieces of HTML; it appears, or replaces an older one, only when complete."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(PAGE.format(title=escape(title), style=STYLE, body="\n".join(parts)), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>"
+
+
+def html_table(table: Table) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    rows = []
+    for i, row in enumerate(table.rows):
+        cells = [f"<b>{escape(c)}</b>" if (i, j) in table.bold else escape(c) for j, c in enumerate(row)]
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    body = "\n".join(rows)
+    caption = escape(table.title)
+    return f'<div class="wide"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def picture(caption: str, file: Path) -> str:
+    data = base64.b64encode(file.read_bytes()).decode("ascii")
+    text = escape(caption)
+    return f'<figure><img alt="{escape(caption, quote=True)}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def markdown_table(table: Table) -> str:
+    lines = [table.columns, ["---"] * len(table.columns)]
+    for i, row in enumerate(table.rows):
+        lines.append([f"**{_plain(c)}**" if (i, j) in table.bold else _plain(c) for j, c in enumerate(row)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """The file appears, or replaces an older one, only when complete."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        figure.savefig(partial, format="png", dpi=110)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
