@@ -47,10 +47,11 @@ class Sweep:
     def limits(self) -> Limits:
         return Limits(guard=self.config.guard, residual=self.arguments.residual_limit)
 
-    def study(self) -> SweepStudy:
+    def study(self, storage: str | None = None) -> SweepStudy:
+        """Open its study: in ``storage``, by default the command's or the directory's own."""
         a = self.arguments
         name = a.study or f"{self.config.env.removesuffix('-v0')}-{a.preset}-{a.goal}"
-        storage = a.storage or f"sqlite:///{self.root / 'study.db'}"
+        storage = storage or a.storage or f"sqlite:///{self.root / 'study.db'}"
         about = {"env": self.config.env, "preset": a.preset, "regularizer": self.space.regularizer}
         study = open_study(storage, name, a.goal, about)
         study.sampler = make_sampler(study, a.seed)
