@@ -82,10 +82,10 @@ def choose(kind: str, name: str, known: dict[str, T]) -> T:
     return known[name]
 
 
-def named_env(argv: list[str] | None) -> tuple[str, list[str]]:
+def named_env(argv: list[str] | None, default: str = DEFAULT_ENV) -> tuple[str, list[str]]:
     """The registered id that ``--env`` names, and the arguments with that id in its place."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = flag_value(arguments, "--env", DEFAULT_ENV)
+    name = flag_value(arguments, "--env", default)
     env = check_env(name)
     plain = {name: env, f"--env={name}": f"--env={env}"}
     return env, [plain.get(argument, argument) for argument in arguments]

@@ -62,6 +62,14 @@ def held(root: Path, what: str, patience: float = 0.0) -> Iterator[None]:
         yield
 
 
+def load_settings(path: Path) -> TrainConfig:
+    """A run's config.json; CheckpointError if it is not one."""
+    try:
+        return config_from_json(checkpoints.read_json(path))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a run's settings ({error})") from None
+
+
 class RunDirectory:
     """One run's files. ``create`` starts one, ``open`` goes on with one."""
 
@@ -87,10 +95,7 @@ class RunDirectory:
     @classmethod
     def open(cls, root: Path) -> "RunDirectory":
         """An existing run; CheckpointError if there is none."""
-        try:
-            return cls(root, config_from_json(checkpoints.read_json(RunPaths(root=root).config)))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{RunPaths(root=root).config}: not a run's settings ({error})") from None
+        return cls(root, load_settings(RunPaths(root=root).config))
 
     @contextmanager
     def locked(self, patience: float = 0.0) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,12 +11,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pirf_ray.cli import changed_flags, choose, flag_value, named_env, parse, print_table, progress_bar, run_command
+from pirf_ray.cli import DEFAULT_ENV, changed_flags, choose, flag_value, named_env, parse, print_table, progress_bar, run_command
 from pirf_ray.config import TrainConfig
 from pirf_ray.evaluation.figures import TABLE_WIDTH, result_table
 from pirf_ray.presets import DEFAULT_PRESET, PRESETS
 from pirf_ray.progress import LiveLine
-from pirf_ray.runs import RunDirectory
+from pirf_ray.runs import RunDirectory, load_settings
 from pirf_ray.training import absolute, check, evaluate_run, run_training
 
 STARTED = time.perf_counter()
@@ -30,6 +31,8 @@ class Arguments:
 
     preset: str = DEFAULT_PRESET
     """smoke (seconds), small (minutes on two cores) or paper (128x128 on a GPU); sets the defaults of all other flags."""
+    settings: Path | None = None
+    """config.json of another run (or of an exported trial), whose settings are the defaults in place of a preset's."""
     out: Path | None = None
     """Run directory to make; default: runs/<env>-<date>-<time>."""
     resume: Path | None = None
@@ -44,9 +47,12 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    env, argv = named_env(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    path = flag_value(argv, "--settings", "")
+    settings = load_settings(Path(path)) if path else None
+    env, argv = named_env(argv, settings.env if settings else DEFAULT_ENV)
     preset = flag_value(argv, "--preset", DEFAULT_PRESET)
-    default = Arguments(preset=preset, config=choose("preset", preset, PRESETS)(env))
+    default = Arguments(preset=preset, config=settings or choose("preset", preset, PRESETS)(env))
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.train", description=Arguments.__doc__, default=default)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run = resumed(arguments, default) if arguments.resume is not None else created(arguments)
@@ -57,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
 def created(arguments: Arguments) -> RunDirectory:
     """A new run directory, everything checked first."""
     config = arguments.config
+    if arguments.settings is not None and "--preset" in changed_flags(arguments, Arguments()):
+        raise ValueError("--settings stands in place of a preset: --preset cannot be given with it")
     base = check(config, base=arguments.base, data=arguments.data)
     check_actors(arguments)
     name = f"{config.env}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -65,8 +73,9 @@ def created(arguments: Arguments) -> RunDirectory:
 
 def resumed(arguments: Arguments, default: Arguments) -> RunDirectory:
     """An existing run; ValueError if flags try to change what it is."""
-    if arguments.resume is None or arguments.out is not None or arguments.base is not None:
-        raise ValueError("--resume continues a run as it is: --out and --base cannot be given with it")
+    fixed = (arguments.out, arguments.base, arguments.settings)
+    if arguments.resume is None or any(value is not None for value in fixed):
+        raise ValueError("--resume continues a run as it is: --out, --base and --settings cannot be given with it")
     run = RunDirectory.open(absolute(arguments.resume))
     asked = [flag for flag in changed_flags(arguments.config, default.config) if flag != "--env"]
     differing = [flag for flag in asked if flag in changed_flags(arguments.config, run.config)]

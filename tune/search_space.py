@@ -190,7 +190,7 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 
 def setting_kinds(config: TrainConfig) -> dict[str, type]:
     """The settings that can be varied, and what each is."""
-    kinds: dict[str, type] = {}
+    kinds: dict[str, type] = {"seed": int}
     for group in fields(config):
         value = getattr(config, group.name)
         if is_dataclass(value):

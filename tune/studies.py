@@ -2,19 +2,20 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from pirf_ray.config import ConfigError
 from tune.goals import VALUES, Figures, Goal, Limits
 from tune.search_space import Params, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-for _called in ("set_metric_names", "group"):  # Optuna's word for what is as it was since its version 3
-    warnings.filterwarnings("ignore", f".*{_called}.* experimental", optuna.exceptions.ExperimentalWarning)
 FIGURES, SWEEP, RUN = "figures", "sweep", "run"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STARTUP_TRIALS = 5
@@ -37,17 +38,26 @@ def open_study(storage: str, name: str, goal: Goal, about: dict[str, str]) -> op
         study = optuna.create_study(
             storage=storage, study_name=name, directions=["minimize"] * len(VALUES[goal]), load_if_exists=True
         )
-    except (optuna.exceptions.OptunaError, ValueError, ImportError) as error:
+    except (optuna.exceptions.OptunaError, SQLAlchemyError, ValueError, ImportError) as error:
         raise ConfigError(f"--storage: {_masked(error, storage)}") from None
     wanted = {**about, "goal": goal}
     found = {key: study.user_attrs[key] for key in wanted if key in study.user_attrs}
     differing = [f"{key} {found[key]!r} there, {wanted[key]!r} asked" for key in found if found[key] != wanted[key]]
     if differing or (study.trials and not found):
-        raise ConfigError(f"--study {name!r} is of another sweep: {'; '.join(differing) or 'its trials are not this command'}")
+        raise ConfigError(f"--study {name!r} is of another sweep: {'; '.join(differing) or 'its trials are not of this command'}")
     for key, value in wanted.items():
         study.set_user_attr(key, value)
-    study.set_metric_names(list(VALUES[goal]))
+    with _known_experiments():
+        study.set_metric_names(list(VALUES[goal]))
     return study
+
+
+@contextmanager
+def _known_experiments() -> Iterator[None]:
+    """Optuna calls experimental what has been as it is since its version 3."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 def _masked(error: Exception, storage: str) -> str:
@@ -58,13 +68,14 @@ def _masked(error: Exception, storage: str) -> str:
 
 def make_sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
     """TPE that knows the constraints. Its seed counts the trials there are: one that began again would repeat itself."""
-    return optuna.samplers.TPESampler(
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-        n_startup_trials=STARTUP_TRIALS,
-        seed=seed + len(study.trials),
-    )
+    with _known_experiments():
+        return optuna.samplers.TPESampler(
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=STARTUP_TRIALS,
+            seed=seed + len(study.trials),
+        )
 
 
 class SweepStudy:
@@ -135,7 +146,8 @@ class SweepStudy:
         trial = self._handle(number)
         trial.set_user_attr(FIGURES, {k: _storable(v) for k, v in figures.to_json().items()})
         for name, violation in figures.constraints(self.goal, self.limits).items():
-            trial.set_constraint(name, violation)
+            if name not in trial.constraints:  # else from a driver that died while it told
+                trial.set_constraint(name, violation)
         values = figures.values(self.goal)
         state = TrialState.COMPLETE if all(map(math.isfinite, values)) else TrialState.FAIL
         self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state)

@@ -1,0 +1,183 @@
+"""The study as a sweep's only memory, and where trials find room."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from test_search_space import FIGURES
+
+from helpers import tiny_config
+from pirf_ray.config import ConfigError, GuardSettings, LearnerSettings, RolloutSettings
+from pirf_ray.presets import paper, small
+from tune.goals import Goal, Limits
+from tune.placement import HEAD_CPUS, choose_mode, fits, place
+from tune.search_space import SearchSpace
+from tune.studies import FIGURES as STORED
+from tune.studies import RUN, SWEEP, SweepStudy, best_first, make_sampler, open_study
+
+SPACE = SearchSpace.around(tiny_config(), decoder_levels=2, narrowed={"num_steps": "4", "truncation": "1,2"})
+ABOUT = {"env": "Burgers-v0", "preset": "tiny"}
+
+
+def sweep(path: Path, *, identity: str = "a", goal: Goal = "residual", space: SearchSpace = SPACE) -> SweepStudy:
+    """As a new process would open it."""
+    study = open_study(f"sqlite:///{path / 'study.db'}", "s", goal, ABOUT)
+    study.sampler = make_sampler(study, 0)
+    return SweepStudy(study, space, sweep=identity, goal=goal, limits=Limits(guard=GuardSettings(), residual=0.1))
+
+
+def test_the_first_trial_is_the_preset_and_is_not_stopped(tmp_path: Path) -> None:
+    made = sweep(tmp_path)
+    made.begin()
+    made.begin()
+    first, second = made.next(), made.next()
+    assert SPACE.run_config(first.params) == tiny_config()
+    assert (first.number, second.number) == (0, 1) and not first.stoppable and second.stoppable
+    assert [t.user_attrs[RUN] for t in made.own()] == ["0000", "0001"]
+
+
+def test_no_trial_is_lost_or_doubled_when_the_driver_dies(tmp_path: Path) -> None:
+    before = sweep(tmp_path)
+    before.begin()
+    given = [before.next() for _ in range(3)]
+    before.finish(given[0].number, FIGURES)
+    asked = before.study.ask()  # died between asking and naming it its own: nobody's, and not counted
+    after = sweep(tmp_path)
+    after.begin()
+    again = [after.next() for _ in range(3)]
+    assert [(s.number, s.params) for s in again[:2]] == [(s.number, s.params) for s in given[1:]]
+    assert again[2].number == asked.number + 1
+    for suggestion in again:
+        after.finish(suggestion.number, FIGURES)
+    assert [t.number for t in after.finished()] == [0, 1, 2, 4]
+    assert len({t.number for t in after.finished()}) == 4
+
+
+def test_a_driver_that_died_while_it_told_tells_again(tmp_path: Path) -> None:
+    made = sweep(tmp_path)
+    made.begin()
+    number = made.next().number
+    trial = made.study.trials[number]
+    optuna.Trial(made.study, trial._trial_id).set_constraint("data floor", 0.0)
+    sweep(tmp_path).finish(number, FIGURES)
+    (told,) = sweep(tmp_path).finished()
+    assert told.values == [pytest.approx(-3.0)] and told.user_attrs[STORED]["energy"] == FIGURES.energy
+
+
+def test_states_of_trials(tmp_path: Path) -> None:
+    made = sweep(tmp_path)
+    made.begin()
+    for _ in range(4):
+        made.next()
+    made.finish(0, FIGURES)
+    made.note(1, 5, -1.0)
+    made.stop(1)
+    made.fail(2, "out of memory")
+    made.finish(3, replace(FIGURES, residual=math.inf))
+    states = [t.state for t in made.own()]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+    assert made.own()[1].intermediate_values == {5: -1.0} and made.own()[2].user_attrs["error"] == "out of memory"
+    assert len(made.finished()) == 4
+
+
+def test_sweeps_that_share_a_study_hand_out_their_own(tmp_path: Path) -> None:
+    one, other = sweep(tmp_path), sweep(tmp_path, identity="b")
+    one.begin()
+    one.next()
+    other.begin()
+    assert other.next().number == 1 and [t.user_attrs[SWEEP] for t in other.own()] == ["b"]
+    assert sweep(tmp_path).next().number == 0
+
+
+def test_a_study_of_something_else_is_refused(tmp_path: Path) -> None:
+    made = sweep(tmp_path)
+    made.begin()
+    made.next()
+    with pytest.raises(ConfigError, match=r"--study 's' is of another sweep: goal 'residual' there, 'frontier' asked"):
+        sweep(tmp_path, goal="frontier")
+    with pytest.raises(ConfigError, match=r"env 'Burgers-v0' there, 'Darcy-v0' asked"):
+        open_study(f"sqlite:///{tmp_path / 'study.db'}", "s", "residual", {"env": "Darcy-v0"})
+    wider = SearchSpace.around(tiny_config(), decoder_levels=2, narrowed={"num_steps": "4", "truncation": "1,2,4"})
+    with pytest.raises(ConfigError, match=r"--truncation 1,2,4: the study searches 1,2, which cannot change"):
+        sweep(tmp_path, space=wider)
+    foreign = optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="foreign")
+    foreign.tell(foreign.ask(), 1.0)
+    with pytest.raises(ConfigError, match="its trials are not of this command"):
+        open_study(f"sqlite:///{tmp_path / 'study.db'}", "foreign", "residual", ABOUT)
+
+
+def test_an_address_that_may_hold_a_password_is_not_printed() -> None:
+    with pytest.raises(ConfigError) as error:
+        open_study("mysql+nothing://me:secret@nowhere/x", "s", "residual", ABOUT)
+    assert "--storage" in str(error.value) and "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("goal", ["residual", "fidelity", "frontier"])
+def test_the_best_is_inside_the_limits(tmp_path: Path, goal: Goal) -> None:
+    made = sweep(tmp_path, goal=goal)
+    made.begin()
+    changes = [{}, {"residual": 1e-6, "below_floor": True, "energy": 0.01}, {"residual": 1e-4, "energy": 0.05}]
+    for change in changes:
+        made.finish(made.next().number, replace(FIGURES, **change))
+    assert [t.number for t in best_first(made.study)] == [2, 0, 1]
+
+
+def test_a_new_process_draws_anew(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(3):
+        made = sweep(tmp_path)
+        made.begin()
+        suggestion = made.next()
+        made.finish(suggestion.number, FIGURES)
+        seen.append(suggestion.params["learning_rate"])
+    assert len(set(seen)) == 3
+
+
+def test_the_study_learns(tmp_path: Path) -> None:
+    """On a value that is lowest at a learning rate of 1e-3, the last of 30 trials lie nearer to it than the first ones."""
+    made = sweep(tmp_path)
+    made.begin()
+    distances = []
+    for _ in range(30):
+        suggestion = made.next()
+        distance = abs(math.log10(float(suggestion.params["learning_rate"])) + 3)
+        made.finish(suggestion.number, replace(FIGURES, residual=10**distance))
+        distances.append(distance)
+    assert sum(distances[-10:]) < 0.7 * sum(distances[1:11])
+
+
+def test_trials_in_one_process_share_the_machine() -> None:
+    config = small("Burgers-v0")
+    assert choose_mode("auto", config) == "in-process" and choose_mode("distributed", config) == "distributed"
+    placement = place(config, "in-process", [{"CPU": 4, "GPU": 0}], cpus=1, gpus=0, at_most=12)
+    assert placement.at_once == 4 and placement.bundles == [{"CPU": 1}] and placement.beside == []
+    assert place(config, "in-process", [{"CPU": 4, "GPU": 0}], cpus=1, gpus=0, at_most=3).at_once == 3
+    assert place(config, "in-process", [{"CPU": 8, "GPU": 1}], cpus=1, gpus=0.25, at_most=12).at_once == 4
+    with pytest.raises(ConfigError, match=r"--trial-cpus, --trial-gpus: one in-process trial needs 4 CPUs and 1 GPUs"):
+        place(config, "in-process", [{"CPU": 4, "GPU": 0}], cpus=4, gpus=1, at_most=1)
+
+
+def test_distributed_trials_have_room_for_actors_and_workers_both() -> None:
+    config = tiny_config(
+        rollout=RolloutSettings(actors=2, actor_cpus=0.5, chunk=2, pool=8, pool_start=4),
+        learner=LearnerSettings(workers=1, worker_cpus=0.5),
+    )
+    placement = place(config, "distributed", [{"CPU": 4, "GPU": 0}], cpus=1, gpus=0, at_most=12)
+    assert placement.bundles == [{"CPU": HEAD_CPUS}, {"CPU": 0.5}, {"CPU": 0.5}] and placement.beside == [{"CPU": 0.5}]
+    assert placement.at_once == 2  # 1.51 CPUs each
+    with pytest.raises(
+        ConfigError, match=r"one distributed trial needs 1.51 CPUs and 0 GPUs in 4 pieces, the cluster has 1 and 0"
+    ):
+        place(config, "distributed", [{"CPU": 1, "GPU": 0}], cpus=1, gpus=0, at_most=12)
+    gpu = paper("Burgers-v0")
+    assert choose_mode("auto", gpu) == "distributed"
+    assert place(gpu, "distributed", [{"CPU": 8, "GPU": 1}] * 3, cpus=1, gpus=0, at_most=12).at_once == 3
+
+
+def test_pieces_must_fit_on_single_nodes() -> None:
+    assert fits([{"CPU": 1.0}, {"CPU": 1.0}], [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}])
+    assert not fits([{"CPU": 1.0}, {"CPU": 1.0}], [{"CPU": 1.5}])
+    assert not fits([{"CPU": 8.0}], [{"CPU": 1.0, "GPU": 1.0}])
