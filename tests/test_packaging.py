@@ -1,5 +1,7 @@
 """What is installed, what CI runs, and the cluster file."""
 
+import copy
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -57,18 +59,48 @@ def test_shipped_model_has_a_card_and_is_what_its_card_says() -> None:
     assert sum(f.stat().st_size for f in path.iterdir()) < 8 * 2**20
 
 
-def test_cluster_file_is_valid() -> None:
+@pytest.fixture(params=["cluster.yaml", "cluster-machines.yaml"])
+def cluster(request: pytest.FixtureRequest) -> dict:
+    return yaml.safe_load((ROOT / request.param).read_text())
+
+
+def test_cluster_files_are_valid(cluster: dict) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    validate_config(prepare_config(config))
-    assert config["provider"]["region"]
-    pinned, install = config["setup_commands"][-2:]
-    assert pinned.endswith("> " + re.search(r"-c (\S+)", install).group(1))
-    assert "'^ray=='" in pinned
+    validate_config(prepare_config(copy.deepcopy(cluster)))
+    legacy = {"head_node", "worker_nodes", "autoscaling_mode", "target_utilization_fraction", "initial_workers"}
+    assert legacy.isdisjoint(cluster)
+
+
+def test_every_node_runs_the_synced_tree_with_one_release_of_ray(cluster: dict) -> None:
+    pinned, install = cluster["setup_commands"][-2:]
+    assert pinned.endswith("> " + re.search(r"-c (\S+)", install).group(1)) and "'^ray=='" in pinned
     assert re.search(r"^ray==", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
-    assert config["available_node_types"]["gpu_worker"]["resources"]["GPU"] == 1
-    assert all("--dashboard-host=127.0.0.1" in c for c in config["head_start_ray_commands"] if "--head" in c)
+    tree = re.search(r"-e (\S+)", install).group(1)
+    assert cluster["file_mounts"][tree] == "."
+
+
+def test_clusters_are_closed(cluster: dict) -> None:
+    """Token authentication on every node, the token from a file that is not in the tree; the dashboard on loopback."""
+    for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
+        (start,) = (c for c in commands if "ray start" in c)
+        assert "RAY_AUTH_MODE=token" in start and "0.0.0.0" not in start
+    assert any("--dashboard-host=127.0.0.1" in c for c in cluster["head_start_ray_commands"])
+    assert [v for k, v in cluster["file_mounts"].items() if k.endswith(".ray/auth_token")] == ["~/.ray/auth_token"]
+    assert not re.search(r"RAY_AUTH_TOKEN=|password|secret", json.dumps(cluster))
+
+
+def test_the_cloud_has_gpu_workers_and_shared_storage() -> None:
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert cluster["provider"]["region"]  # Ray's validation does not ask for it
+    worker = cluster["available_node_types"]["gpu_worker"]
+    assert worker["resources"]["GPU"] == 1 and worker["min_workers"] == 0 and worker["max_workers"] > 0
+    images = {node["node_config"]["ImageId"] for node in cluster["available_node_types"].values()}
+    assert len(images) == 1, "one field to fill in"
+    shared = "/mnt/pirf_ray"
+    assert any(shared in c for c in cluster["head_setup_commands"]) and any(
+        shared in c for c in cluster["worker_start_ray_commands"]
+    )
 
 
 @pytest.mark.parametrize("pattern", [r"/root/", r"/home/(?!ubuntu)", r"/tmp/", r"https?://(?!arxiv)"])
