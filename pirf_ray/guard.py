@@ -93,7 +93,7 @@ class Guard:
         self._starts: list[State] = []
         base_outputs = []
         device = next(policy.base.parameters()).device
-        shared = policy.switch_step(process) if policy.scope == "tail" else 0
+        shared = policy.switch_step(process)
         with torch.no_grad():
             for ids in seeding.chunks(settings.guard_samples, GUARD_BATCH):
                 noise = seeding.normal(seed, GUARD_STREAM, ids, pde.shape).float().to(device)
@@ -107,7 +107,7 @@ class Guard:
     @torch.no_grad()
     def measure(self, policy: Policy) -> dict[str, float]:
         """Figures of the policy on the guard's noise, and whether they are inside the limits."""
-        x = torch.cat([finish(self.process, policy.denoiser_from, start).cpu() for start in self._starts])
+        x = torch.cat([finish(self.process, policy.denoisers(self.process), start).cpu() for start in self._starts])
         fields = self.pde.normalizer.to_physical(x)
         residual = self.pde.residual(fields.double(), self.operator)
         departure = Departure.between(Likeness.of(fields, self.real, self.pde), self.base)

@@ -20,7 +20,7 @@ from pirf_ray.denoiser import Denoiser
 from pirf_ray.ema import Ema
 from pirf_ray.low_rank import LowRank
 from pirf_ray.objectives import find_objective
-from pirf_ray.policy import Policy, switch_sigma
+from pirf_ray.policy import Policy, coarsest_step, switch_sigma
 from pirf_ray.regularization import output_anchor, weight_distance
 from pirf_ray.rollout import Prefix
 
@@ -44,7 +44,8 @@ def make_reward(config: TrainConfig, pde: PDE) -> PhysicsReward:
 def make_policy(config: TrainConfig, base: Denoiser) -> Policy:
     """Base and tuned denoiser (equal at first), switched where the config says."""
     process = DenoisingProcess(config.sampler.num_steps, config.sampler.solver)
-    policy = Policy(base, scope=config.pirf.scope, switch_sigma=switch_sigma(process, config.pirf.truncation))
+    k = config.pirf.truncation
+    policy = Policy(base, scope=config.pirf.scope, switch_sigma=switch_sigma(process, k), coarsest=coarsest_step(process, k))
     truncation.prepare(policy.tuned, config.pirf.levels, config.pirf.layer_mode)
     return policy
 

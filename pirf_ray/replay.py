@@ -9,4 +9,4 @@ from pirf_ray.rollout import finish
 
 def replay(process: DenoisingProcess, policy: Policy, x: torch.Tensor, step: int) -> torch.Tensor:
     """x_0 (b, c, h, w) from the state x at the start of ``step``, every later evaluation on the autograd graph."""
-    return finish(process, policy.denoiser_from, State(x=x, step=step))
+    return finish(process, policy.denoisers(process), State(x=x, step=step))

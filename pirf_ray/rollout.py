@@ -64,8 +64,9 @@ def make_env(
 
 def step_until(env: DenoisingVectorEnv, policy: Policy, stop_step: int) -> State:
     """Step the environment with the policy up to the start of step ``stop_step``."""
+    denoiser_from = policy.denoisers(env.process)
     while env.state.step < stop_step:
-        denoiser = policy.denoiser_from(env.process.sigmas[env.state.step])
+        denoiser = denoiser_from(env.process.sigmas[env.state.step])
         x, sigma = env.process.observe(env.state)
         env.step(denoiser(x, sigma))
     return env.state
@@ -136,8 +137,8 @@ def generate(
     and to the base's under the name "base corrected" if that is among the groups.
     """
     device = next(policy.base.parameters()).device
-    shared = policy.switch_step(process) if policy.scope == "tail" else 0
-    chosen: dict[str, DenoiserFrom] = {"base": policy.base_from, "tuned": policy.denoiser_from}
+    shared = policy.switch_step(process)
+    chosen: dict[str, DenoiserFrom] = {"base": policy.base_from, "tuned": policy.denoisers(process)}
     if correction is None and BASE_CORRECTED in groups:
         raise ValueError(f"{BASE_CORRECTED} samples need a correction")
     outputs: dict[str, list[torch.Tensor]] = {name: [] for name in groups}

@@ -1,5 +1,6 @@
 """The canonical loop in one process: learner, regularizers, guard, checkpoints, resume."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from envs.denoising import DenoisingProcess
 from helpers import RESOLUTION, fresh_rollouts, tiny_config, tiny_denoiser, tiny_info, write_base
 from pirf_ray import checkpoints
 from pirf_ray.checkpoints import CheckpointError
 from pirf_ray.communication import SingleProcess
-from pirf_ray.config import GuardSettings, OptimizerSettings, PirfSettings, RegularizationSettings, TrainConfig
+from pirf_ray.config import GuardSettings, OptimizerSettings, PirfSettings, RegularizationSettings, SamplerSettings, TrainConfig
 from pirf_ray.finetuning import FineTuning
 from pirf_ray.learner import Learner, TrainingDiverged, make_policy
 from pirf_ray.regularization import output_anchor, weight_distance
@@ -249,14 +251,17 @@ def test_smoothed_small_scales_are_outside_the_guard() -> None:
     assert watch.measure(policy)["guard/inside"] == 1
 
     class Smoothing:
-        def denoiser_from(self, sigma: float):
-            denoiser = policy.denoiser_from(sigma)
+        def denoisers(self, process: DenoisingProcess):
+            denoiser_from = policy.denoisers(process)
 
-            def smoothed(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-                d = denoiser(x, sigma)
-                return (d + d.roll(1, -1)) / 2
+            def smoothed_from(step_sigma: float):
+                def smoothed(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+                    d = denoiser_from(step_sigma)(x, sigma)
+                    return (d + d.roll(1, -1)) / 2
 
-            return smoothed
+                return smoothed
+
+            return smoothed_from
 
     figures = watch.measure(Smoothing())
     assert figures["guard/spectrum_rise"] > 0.1
@@ -287,13 +292,31 @@ def test_loaded_run_generates_what_the_learner_would(tmp_path: Path) -> None:
 
 
 def test_tail_switch_is_a_sigma_and_holds_at_other_step_counts() -> None:
-    from envs.denoising import DenoisingProcess
-
     policy = make_policy(tiny_config(), tiny_denoiser())  # N = 4, K = 2: switches at sigma_2
     coarse, fine = DenoisingProcess(4), DenoisingProcess(12)
     assert policy.switch_step(coarse) == 2
     first = policy.switch_step(fine)
     assert fine.sigmas[first] <= coarse.sigmas[2] * 1.000001 < fine.sigmas[first - 1]
+
+
+@pytest.mark.parametrize("truncation", [1, 2, 4, 20])
+@pytest.mark.parametrize("num_steps", [5, 10, 15, 20, 40])
+def test_tuned_weights_make_no_step_coarser_than_those_they_learned(truncation: int, num_steps: int) -> None:
+    """Learned at N = 20. The step to 0 is the same at every N."""
+    config = tiny_config(sampler=SamplerSettings(num_steps=20), pirf=PirfSettings(truncation=truncation))
+    policy, learned, process = make_policy(config, tiny_denoiser()), DenoisingProcess(20), DenoisingProcess(num_steps)
+    switch = 20 - truncation
+    coarsest = max([high / low for high, low in itertools.pairwise(learned.sigmas[switch:-1])], default=0)
+    denoiser_from = policy.denoisers(process)
+    steps = list(itertools.pairwise(process.sigmas))
+    makers = [denoiser_from(high) is policy.tuned for high, _ in steps]
+    assert makers == sorted(makers) and makers[-1] and makers.index(True) == policy.switch_step(process)
+    for (high, low), tuned in zip(steps[:-1], makers[:-1], strict=True):
+        assert not tuned or (high <= learned.sigmas[switch] * 1.00001 and high / low <= coarsest * 1.00001)
+    if num_steps >= 20:  # and all of the others
+        assert all(tuned or high > learned.sigmas[switch] * 0.99999 for (high, _), tuned in zip(steps, makers, strict=True))
+    if num_steps in (5, 10, 20):
+        assert sum(makers) == (truncation if num_steps == 20 else 1)
 
 
 def test_run_directory_refuses_what_is_there_and_round_trips_settings(tmp_path: Path) -> None:

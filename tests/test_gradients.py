@@ -70,7 +70,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 def replayed(policy: Policy, k: int, solver: str = "heun") -> torch.Tensor:
     with torch.no_grad():
-        prefix = advance(process(solver), policy.denoiser_from, process(solver).initial(noise()), STEPS - k)
+        prefix = advance(process(solver), policy.denoisers(process(solver)), process(solver).initial(noise()), STEPS - k)
     return replay(process(solver), policy, prefix.x, prefix.step)
 
 
@@ -160,7 +160,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
     named = dict(policy.tuned.network.named_parameters())
     found = gradients(reward_sum(replayed(policy, 2)), policy.tuned)
     with torch.no_grad():
-        prefix = advance(process(), policy.denoiser_from, process().initial(noise()), STEPS - 2)
+        prefix = advance(process(), policy.denoisers(process()), process().initial(noise()), STEPS - 2)
     weight, index, step = named["dec.8x8_aux_conv.weight"], (0, 3, 1, 1), 1e-6
     values = []
     with torch.no_grad():

@@ -90,7 +90,7 @@ def drawn_steps(updates: int) -> list[int]:
         for k in (1, 2, 3):
             process = DenoisingProcess(STEPS)
             with torch.no_grad():
-                start = advance(process, by.denoiser_from, State(x=prefix(3).x, step=STEPS - 3), STEPS - k)
+                start = advance(process, by.denoisers(process), State(x=prefix(3).x, step=STEPS - 3), STEPS - k)
             if torch.allclose(mine, gradient(replay(process, by, start.x, start.step), by), rtol=1e-9, atol=0):
                 found.append(k)
     return found
@@ -112,7 +112,7 @@ def test_reft_rewards_one_prediction_at_a_drawn_step() -> None:
         (x,) = made("reft", 3, update=update, by=by)
         for step in range(STEPS - 3, STEPS):
             with torch.no_grad():
-                state = advance(process, by.denoiser_from, State(x=prefix(3).x, step=STEPS - 3), step).x
+                state = advance(process, by.denoisers(process), State(x=prefix(3).x, step=STEPS - 3), step).x
             direct = by.tuned(state, process.sigmas[step])
             if torch.equal(x, direct):
                 steps.add(step)

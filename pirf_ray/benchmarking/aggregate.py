@@ -17,6 +17,8 @@ GUARD = 1.1
 """Largest energy distance over the base's on the same noise, inside of which methods are ranked."""
 AT_FLOOR = 1.05
 """A residual up to so many times real data's has nothing left to gain: such methods are equal."""
+EQUAL = 1.01
+"""Ratio of residuals under which two methods are equal too: over three seeds their means are known to a tenth at best."""
 COSTS = ("network_forwards", "network_gradients", "residual_gradients", "seconds")
 Figure = dict[str, Any]
 
@@ -157,11 +159,12 @@ def over_seeds(values: Sequence[float]) -> Figure:
 
 
 def _ranks(entries: dict[str, Any], operator: str, floor: float) -> dict[str, int]:
-    """Rank by mean residual of the methods inside the guard and not under the floor; equal from AT_FLOOR down."""
+    """Rank by mean residual of the methods inside the guard and not under the floor; equal from AT_FLOOR times the floor down,
+    and within EQUAL of each other: seeds differ by more."""
     residuals = {
         method: max(entry["figures"][f"residual/{operator}/mean"]["mean"], AT_FLOOR * floor)
         for method, entry in entries.items()
         if entry["within_guard"] and not entry["below_floor"]
     }
     finite = {method: value for method, value in residuals.items() if math.isfinite(value)}
-    return {method: 1 + sum(other < value for other in finite.values()) for method, value in finite.items()}
+    return {method: 1 + sum(other < value / EQUAL for other in finite.values()) for method, value in finite.items()}

@@ -10,7 +10,8 @@ LEGEND = (
     "Each cell: mean residual of the PDE's consistent operator over the base model's, then the energy distance to held-out "
     "solutions over the base model's, both on the same noise. Bold: lowest residual among the methods whose energy distance is at "
     f"most 1.1 times the base's. {OUTSIDE}: outside that limit. {UNDER}: under the residual of real data, a hacked reward. "
-    "Within 5 % of real data's residual methods are equal: there is nothing left to gain."
+    "Methods within 1 % of each other are equal, as seeds differ by more; those within 5 % of real data's residual are, too: there is "
+    "nothing left to gain."
 )
 COLUMN_LEGEND = (
     "Intervals are 95 %: over seeds (Student) where there are several, else over samples (bootstrap). Costs are for each sample: "

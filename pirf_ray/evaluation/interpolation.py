@@ -70,14 +70,14 @@ def sample_alphas(
     base = {name: p.detach().clone() for name, p in policy.base.network.named_parameters()}
     tuned = {name: p.detach().clone() for name, p in own.items()}
     device = next(policy.base.parameters()).device
-    shared = policy.switch_step(process) if policy.scope == "tail" else 0
+    shared = policy.switch_step(process)
     made: dict[float, list[torch.Tensor]] = {alpha: [] for alpha in alphas}
     for ids in progress(list(seeding.chunks(samples, batch))):
         noise = seeding.normal(seed, EVALUATION_STREAM, ids, pde.shape).float().to(device)
         start = advance(process, policy.base_from, process.initial(noise), shared)
         for alpha, parts in made.items():
             policy.load_learned(between(base, tuned, alpha))
-            parts.append(finish(process, policy.denoiser_from, start).cpu())
+            parts.append(finish(process, policy.denoisers(process), start).cpu())
     policy.load_learned(tuned)
     return {alpha: pde.normalizer.to_physical(torch.cat(parts).float()) for alpha, parts in made.items()}
 

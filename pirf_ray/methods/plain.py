@@ -15,7 +15,7 @@ class PolicySampler:
         self.policy = policy
 
     def __call__(self, process: DenoisingProcess, noise: torch.Tensor) -> torch.Tensor:
-        return finish(process, self.policy.denoiser_from, process.initial(noise))
+        return finish(process, self.policy.denoisers(process), process.initial(noise))
 
 
 @register

@@ -23,9 +23,10 @@ class AlignProp:
     def samples(self, process: DenoisingProcess, policy: Policy, prefix: Prefix, *, seed: int, update: int) -> list[torch.Tensor]:
         longest = process.num_steps - prefix.step
         steps = int(seeding.generator(seed, "alignprop", update).integers(1, longest + 1))
+        denoiser_from = policy.denoisers(process)
         with torch.no_grad():
-            start = advance(process, policy.denoiser_from, State(x=prefix.x, step=prefix.step), process.num_steps - steps)
-        return [finish(process, lambda sigma: _recomputed(policy.denoiser_from(sigma)), start)]
+            start = advance(process, denoiser_from, State(x=prefix.x, step=prefix.step), process.num_steps - steps)
+        return [finish(process, lambda sigma: _recomputed(denoiser_from(sigma)), start)]
 
     def cost(self, process: DenoisingProcess, truncation: int) -> float:
         """Mean over k: a checkpointed evaluation costs one forward more."""

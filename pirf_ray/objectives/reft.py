@@ -21,10 +21,11 @@ class ReFT:
     def samples(self, process: DenoisingProcess, policy: Policy, prefix: Prefix, *, seed: int, update: int) -> list[torch.Tensor]:
         latest = process.num_steps - 1
         step = int(seeding.generator(seed, "reft", update).integers(prefix.step, latest + 1))
+        denoiser_from = policy.denoisers(process)
         with torch.no_grad():
-            x = advance(process, policy.denoiser_from, State(x=prefix.x, step=prefix.step), step).x
+            x = advance(process, denoiser_from, State(x=prefix.x, step=prefix.step), step).x
         sigma = process.sigmas[step]
-        return [policy.denoiser_from(sigma)(x, sigma)]
+        return [denoiser_from(sigma)(x, sigma)]
 
     def cost(self, process: DenoisingProcess, truncation: int) -> float:
         whole = process.evaluations_from(process.num_steps - truncation)
