@@ -76,6 +76,16 @@ def test_under_the_floor_is_never_first_and_at_the_floor_is_shared() -> None:
     assert "draft-k" not in part["ranks"] and part["methods"]["draft-k"]["below_floor"]
 
 
+@pytest.mark.parametrize(("ratio", "first"), [(1.009, ["cocogen", "pirf-ray"]), (1.02, ["cocogen"])])
+def test_what_differs_by_less_than_seeds_do_is_equal(ratio: float, first: list[str]) -> None:
+    base = [c for c in benchmark_cells() if c["method"] == "base"]
+    pair = [
+        evaluated("Burgers-v0", method, 20, 0, value * 100 * FLOOR, 0.1)
+        for method, value in (("cocogen", 1), ("pirf-ray", ratio))
+    ]
+    assert sorted(here([*base, *pair])["first"]) == first
+
+
 def test_a_residual_that_is_not_finite_has_no_rank() -> None:
     cells = [*benchmark_cells(), evaluated("Burgers-v0", "cocogen", 20, 0, math.inf, 0.1)]
     assert "cocogen" not in here(cells)["ranks"]
