@@ -61,8 +61,10 @@ class Sweep:
 def created(arguments: Arguments) -> Sweep:
     """A new sweep directory, everything checked first."""
     env = check_env(arguments.env)
-    evaluation = {"samples": arguments.samples, "real": arguments.real}
-    config = choose("preset", arguments.preset, PRESETS)(env).with_settings(**evaluation)
+    settings: dict[str, int] = {"samples": arguments.samples, "real": arguments.real}
+    if arguments.base is not None:
+        settings["resolution"] = load_meta(arguments.base)[0].resolution
+    config = choose("preset", arguments.preset, PRESETS)(env).with_settings(**settings)
     base = absolute(check(config, base=arguments.base, data=None))
     sweep = Sweep(
         root=absolute(arguments.out or Path("sweeps") / f"{env}-{datetime.now():%Y%m%d-%H%M%S}"),

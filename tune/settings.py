@@ -51,7 +51,7 @@ class Arguments:
     resume: Path | None = None
     """Go on with this sweep instead, with its own settings; unfinished trials go on where they were."""
     base: Path | None = None
-    """Base model; default: the one that ships."""
+    """Base model, whose resolution is the runs'; default: the one that ships."""
     regularizer: Literal["", "anchor", "l2"] = ""
     """What --regularization is the strength of; default: anchor (mu) where the preset has one, else l2 (lambda)."""
     residual_limit: float = 0.1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.util import get_current_placement_group
 
 from pirf_ray import checkpoints
 from pirf_ray.config import TrainConfig
@@ -77,12 +78,16 @@ class RolloutActor:
 
 
 def start_actors(config: TrainConfig, base: Path) -> list[Any]:
-    """The rollout actors, made by the driver so that they outlive a lost learner. Ray restarts a lost one without limit."""
+    """The rollout actors, made by the driver so that they outlive a lost learner. Ray restarts a lost one without limit.
+
+    They are spread over the nodes, but in a placement group, a trial's of a sweep, take the room that it holds for them.
+    """
     remote = ray.remote(
         num_cpus=config.rollout.actor_cpus,
         num_gpus=config.rollout.actor_gpus,
         max_restarts=-1,
         max_task_retries=0,
+        scheduling_strategy="SPREAD" if get_current_placement_group() is None else "DEFAULT",
     )(RolloutActor)
     return [remote.remote(config, base) for _ in range(config.rollout.actors)]
 

@@ -1,0 +1,144 @@
+"""The sweep command over Ray: interrupted, killed, gone on with; its report and what it exports."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from helpers import write_base
+from pirf_ray import generate
+from pirf_ray.cli import run_command
+from pirf_ray.runs import load_settings
+from tune import report, sweep
+
+ROOT = Path(__file__).parent.parent
+TRIALS = 4
+FLAGS = ["--preset", "smoke", "--num-trials", str(TRIALS), "--samples", "8", "--real", "16", "--test", "8", "--trial-cpus", "0.5"]
+WIDE = {"guard-amplitude": "100", "guard-energy": "100", "guard-spectrum": "100"}
+SPACE = ["--num-steps", "5", "--vary", "updates", "6", "guard-every", "2", *(part for pair in WIDE.items() for part in pair)]
+
+
+def refuse(argv: list[str], capsys: pytest.CaptureFixture[str], main=sweep.main) -> str:
+    with pytest.raises(SystemExit) as ending:
+        run_command(lambda: main(argv))
+    assert ending.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--truncation", "30"], "a run that cannot be: --truncation must be in [1, 10]"),
+        (["--truncation", "1:x"], "--truncation needs whole numbers, got 'x'"),
+        (["--vary", "colour", "1"], "--vary colour: no setting of a run"),
+        (["--num-trials", "0"], "--num-trials must be at least 1"),
+        (["--trial-cpus", "500"], "one in-process trial needs 500 CPUs"),
+        (["--trial-gpus", "1"], "needs 1 CPUs and 1 GPUs"),
+        (["--base", "nowhere"], "nowhere"),
+        (["--env", "Burgers"], "unknown env 'Burgers'"),
+        (["--resume", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_flags_are_one_line_and_start_nothing(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = refuse(flags, capsys)
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_directory_that_holds_something_is_not_swept_into(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    assert "is there already; go on with a sweep by --resume" in refuse(["--out", str(tmp_path)], capsys)
+
+
+def command(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "tune.sweep", *arguments],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def states(out: Path) -> dict[int, TrialState]:
+    if not (out / "study.db").is_file():
+        return {}
+    try:
+        (summary,) = optuna.get_all_study_summaries(f"sqlite:///{out / 'study.db'}")
+        study = optuna.load_study(study_name=summary.study_name, storage=f"sqlite:///{out / 'study.db'}")
+    except (ValueError, KeyError):  # its tables are being made
+        return {}
+    return {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
+
+
+def wait_for(condition, process: "subprocess.Popen[str]", timeout: float = 240) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def running(out: Path) -> bool:
+    return TrialState.RUNNING in states(out).values()
+
+
+def records(out: Path, number: int) -> list[int]:
+    path = out / f"trials/{number:04d}/metrics.jsonl"
+    return [json.loads(line)["update"] for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_no_trial_is_lost_or_doubled(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out, base = tmp_path / "sweep", write_base(tmp_path / "base")
+    interrupted = command(*FLAGS, "--out", str(out), "--base", str(base), *SPACE)
+    wait_for(lambda: records(out, 0), interrupted)
+    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does: to every process
+    _, errors = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130, errors
+    assert re.search(rf"stopped; nothing is lost, go on with: python -m tune.sweep --resume {out}", errors)
+    before = states(out)
+    assert TrialState.RUNNING in before.values()
+
+    killed = command("--resume", str(out))
+    wait_for(lambda: any(state.is_finished() for state in states(out).values()), killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+
+    last = command("--resume", str(out))
+    printed, errors = last.communicate(timeout=400)
+    assert last.returncode == 0, errors
+    ended = states(out)
+    assert ended.keys() >= before.keys() and len(ended) == TRIALS
+    assert all(state.is_finished() and state != TrialState.FAIL for state in ended.values()), ended
+    for number, state in ended.items():
+        updates = records(out, number)
+        assert updates == list(range(1, len(updates) + 1)), "no update lost or doubled"
+        assert len(updates) == 6 or state == TrialState.PRUNED
+    assert "held-out: 8 samples of noise that no trial has seen" in printed and "preset" in printed
+    assert refuse(["--resume", str(out), "--truncation", "1"], capsys).endswith("--truncation cannot be given with it")
+
+    report.main([str(out), "--export", "best", "--out", str(tmp_path / "best")])
+    assert all((out / name).stat().st_size > 1000 for name in ("report.html", "frontier.png", "parallel.png"))
+    assert "<script" not in (out / "report.html").read_text()
+    load_settings(tmp_path / "best/config.json")
+    generate.main(["--checkpoint", str(tmp_path / "best"), "--num-samples", "2", "--out", str(tmp_path / "made.h5")])
+    with h5py.File(tmp_path / "made.h5") as file:
+        assert file["tuned"].shape[0] == 2
+    assert "not a finished trial" in refuse([str(out), "--export", "99", "--out", str(tmp_path / "x")], capsys, report.main)
+    assert "nothing is ever overwritten" in refuse(
+        [str(out), "--export", "0", "--out", str(tmp_path / "best")], capsys, report.main
+    )
