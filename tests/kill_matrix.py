@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+import pirf_ray.distributed  # noqa: F401  # Ray's switches, before anything imports Ray
 from helpers import write_base
 from pirf_ray.checkpoints import load_weights
 
@@ -157,8 +158,6 @@ class Nodes:
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
-
-        import pirf_ray.distributed  # noqa: F401  # Ray's switches, before it is imported
 
         seen = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": seen})
