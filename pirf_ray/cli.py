@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import signal
 import sys
@@ -23,6 +24,7 @@ T = TypeVar("T")
 Config = TypeVar("Config")
 DEFAULT_ENV = "Burgers-v0"
 USAGE_ERROR = 2
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PLAIN_SECONDS = 15.0
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -104,13 +106,18 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a command: bad input is one line on stderr and exit code 2, Ctrl-C is exit code 130.
 
     Bad input is ValueError (settings, checkpoints, data files), FileExistsError and FileNotFoundError. A run that failed
-    for good is one line and exit code 1. Anything else is a bug or the machine, and keeps its traceback.
+    for good is one line and exit code 1, as is a disk that is full or closed. Anything else is a bug, and keeps its traceback.
     """
     try:
         main()
     except (ValueError, FileExistsError, FileNotFoundError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"error: {error}; what was written before is kept", file=sys.stderr)
+        sys.exit(1)
     except LearnerFailed as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

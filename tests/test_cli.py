@@ -1,5 +1,7 @@
 """The shared command line, and the commands that make data and base models, in this process."""
 
+import errno
+import os
 import re
 import shlex
 import signal
@@ -91,6 +93,20 @@ def test_ctrl_c_is_exit_code_130_and_one_line(capsys: pytest.CaptureFixture[str]
         raise KeyboardInterrupt
 
     assert ending(interrupted, [], capsys) == (130, "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only"), (errno.EACCES, "denied")]
+)
+def test_a_disk_that_is_full_or_closed_is_one_line(code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(code, os.strerror(code), "runs/x/metrics.jsonl")
+
+    with pytest.raises(SystemExit) as ending:
+        cli.run_command(full)
+    error = capsys.readouterr().err.strip()
+    assert ending.value.code == 1 and len(error.splitlines()) == 1
+    assert said in error and "runs/x/metrics.jsonl" in error and "what was written before is kept" in error
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -30,18 +30,14 @@ def draw_frontier(path: Path, trials: Sequence[FrozenTrial], *, best: int, prese
         x, y = float(f["energy_ratio"]), float(f["residual"])
         inside = all(value <= 0 for value in trial.constraints.values())
         color, marker, size = (INSIDE, "o", 7) if inside else (OUTSIDE, "X", 7)
-        if trial.number == preset:
-            color, marker, size = PRESET, "s", 8
-        axes.plot(x, y, marker, color=color, ms=size, mec="white", mew=0.5)
         if trial.number == best:
-            axes.plot(x, y, "*", color=BEST, ms=17, mec="white", mew=0.5)
+            color, marker, size = BEST, "*", 15
+        axes.plot(x, y, marker, color=color, ms=size, mec="white", mew=0.5)
+        if trial.number == preset:
+            axes.plot(x, y, "s", mfc="none", mec=PRESET, ms=17)
         axes.annotate(str(trial.number), (x, y), textcoords="offset points", xytext=(7, 3), fontsize=8)
-    for label, marker, color in (
-        ("best", "*", BEST),
-        ("preset", "s", PRESET),
-        ("inside the limits", "o", INSIDE),
-        ("outside", "X", OUTSIDE),
-    ):
+    axes.plot([], [], "s", ls="", mfc="none", mec=PRESET, ms=10, label="preset")
+    for label, marker, color in (("best", "*", BEST), ("inside the limits", "o", INSIDE), ("outside", "X", OUTSIDE)):
         axes.plot([], [], marker, ls="", color=color, label=label)
     if limit is not None:
         axes.axvline(limit, color=OUTSIDE, ls="-.", lw=1, label="guard's limit on energy distance")
