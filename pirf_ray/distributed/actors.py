@@ -15,6 +15,7 @@ from pirf_ray import checkpoints
 from pirf_ray.config import TrainConfig
 from pirf_ray.distributed.weights import WeightMessage
 from pirf_ray.learner import make_policy
+from pirf_ray.plan import sample_ids
 from pirf_ray.rollout import Prefix
 from pirf_ray.sources import ChunkMaker
 
@@ -77,10 +78,33 @@ class RolloutActor:
         )
 
 
-def start_actors(config: TrainConfig, base: Path) -> list[Any]:
+class SleepingActor(RolloutActor):
+    """Takes and checks real weights, sleeps for as long as an accelerator would compute, and ships a prefix of the real size: what
+    is left to measure is everything around the network.
+    """
+
+    def __init__(self, config: TrainConfig, base: Path, seconds: float) -> None:
+        super().__init__(config, base)
+        self.seconds = seconds
+
+    def make(self, chunk: int, version: int, message: WeightMessage | None) -> Shipment:
+        if message is not None and version != self.version:
+            self.maker.policy.load_learned(message.unpack(version))
+            self.version = version
+        time.sleep(self.seconds)
+        ids = tuple(sample_ids(self.maker.config, chunk))
+        x = np.zeros((len(ids), *self.maker.env.pde.shape), dtype=np.float32)
+        step = self.maker.config.prefix_steps
+        return Shipment(
+            chunk=chunk, x=x, step=step, sample_ids=ids, policy_version=version, base_output=None, seconds=self.seconds
+        )
+
+
+def start_actors(config: TrainConfig, base: Path, kind: type[RolloutActor] = RolloutActor, *more: float) -> list[Any]:
     """The rollout actors, made by the driver so that they outlive a lost learner. Ray restarts a lost one without limit.
 
-    They are spread over the nodes, but in a placement group, a trial's of a sweep, take the room that it holds for them.
+    ``kind``, and ``more`` that it takes. They are spread over the nodes, but in a placement group, a trial's of a sweep, they take
+    the room that it holds for them.
     """
     remote = ray.remote(
         num_cpus=config.rollout.actor_cpus,
@@ -88,8 +112,8 @@ def start_actors(config: TrainConfig, base: Path) -> list[Any]:
         max_restarts=-1,
         max_task_retries=0,
         scheduling_strategy="SPREAD" if get_current_placement_group() is None else "DEFAULT",
-    )(RolloutActor)
-    return [remote.remote(config, base) for _ in range(config.rollout.actors)]
+    )(kind)
+    return [remote.remote(config, base, *more) for _ in range(config.rollout.actors)]
 
 
 def wait_until_up(actors: list[Any]) -> None:
