@@ -193,10 +193,23 @@ def _file_violations(file: h5py.File, pde: PDE | None, contents: bool) -> list[s
             found.append(str(error))
     if pde is not None:
         found += _foreign(values, pde)
+    if other := elsewhere(file, "fields"):
+        return [*found, other]
     fields = file.get("fields")
     if not isinstance(fields, h5py.Dataset):
         return [*found, "dataset 'fields' is missing"]
     return found + _field_violations(fields, pde, contents)
+
+
+def elsewhere(group: h5py.Group, name: str) -> str:
+    """What is wrong with a dataset whose numbers lie in another file, which a file from others could name at will; else empty."""
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        return f"dataset {name!r} is a link into another file, {link.filename!r}: its numbers must be its own"
+    found = group.get(name)
+    if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+        return f"dataset {name!r} has its numbers in other files: they must be its own"
+    return ""
 
 
 def _attributes(file: h5py.File) -> tuple[dict[str, Any], list[str]]:

@@ -198,10 +198,33 @@ def make_nan(file):
     file["fields"][5, 0, 0, 0] = np.inf
 
 
+def replace_by_link(file):
+    del file["fields"]
+    file["fields"] = h5py.ExternalLink("other.h5", "fields")
+
+
+def replace_by_external(file):
+    del file["fields"]
+    file.create_dataset("fields", (7, 1, 8, 8), "f4", external=[("numbers.raw", 0, h5py.h5f.UNLIMITED)])
+
+
+def replace_by_virtual(file):
+    del file["fields"]
+    layout = h5py.VirtualLayout((7, 1, 8, 8), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "fields", (7, 1, 8, 8))
+    file.create_virtual_dataset("fields", layout)
+
+
 BROKEN = {
     "missing attribute": (lambda f: f.attrs.pop("seed"), "attribute 'seed' is missing"),
     "missing fields": (lambda f: f.pop("fields"), "dataset 'fields' is missing"),
     "group for fields": (lambda f: (f.pop("fields"), f.create_group("fields")), "dataset 'fields' is missing"),
+    "link into another file": (
+        lambda f: replace_by_link(f),
+        "'fields' is a link into another file, 'other.h5'",
+    ),
+    "numbers in another file": (lambda f: replace_by_external(f), "'fields' has its numbers in other files"),
+    "virtual dataset": (lambda f: replace_by_virtual(f), "'fields' has its numbers in other files"),
     "other format": (lambda f: f.attrs.update(format="x"), "format is 'x', expected 'pirf_ray-fields-1'"),
     "wrong resolution": (lambda f: replace_fields(f, np.zeros((2, 1, 16, 16), "f4")), r"shape \(2, 1, 16, 16\), expected"),
     "missing axis": (lambda f: replace_fields(f, np.zeros((2, 8, 8), "f4")), r"shape \(2, 8, 8\), expected"),

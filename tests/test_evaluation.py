@@ -387,3 +387,11 @@ def test_samples_refuse_bad_shapes_and_foreign_files(tmp_path: Path, pde: PDE) -
     h5py.File(tmp_path / "other.h5", "w").close()
     with pytest.raises(InvalidDataError, match="format is None, expected 'pirf_ray-samples-1'"):
         read_attributes(tmp_path / "other.h5")
+
+
+def test_samples_that_lie_in_another_file_are_refused(pde: PDE, sets: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    write_samples(tmp_path / "s.h5", pde, {"tuned": sets["tuned"]}, {})
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        file["data"] = h5py.ExternalLink("private.h5", "/")
+    with pytest.raises(InvalidDataError, match=r"'data' is a link into another file, 'private.h5'"):
+        read_samples(tmp_path / "s.h5")

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import torch
 
-from envs.datasets import InvalidDataError, describe
+from envs.datasets import InvalidDataError, describe, elsewhere
 from envs.pdes import PDE
 
 FORMAT = "pirf_ray-samples-1"
@@ -42,6 +42,9 @@ def write_samples(path: Path, pde: PDE, groups: Mapping[str, torch.Tensor], attr
 def read_samples(path: Path) -> dict[str, np.ndarray]:
     """Fields (n, c, h, w) by group, float32, physical units. InvalidDataError names what is wrong with the file."""
     with _opened(path) as file:
+        for name in file:
+            if other := elsewhere(file, name) or elsewhere(file[name], "fields"):
+                raise InvalidDataError(f"{path}: {other}")
         return {name: np.asarray(group["fields"]) for name, group in file.items()}
 
 
