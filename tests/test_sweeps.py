@@ -3,15 +3,18 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from test_search_space import FIGURES
 
+import pirf_ray.distributed  # noqa: F401  # Ray's switches, before tune.execution imports Ray
 from helpers import tiny_config
 from pirf_ray.config import ConfigError, GuardSettings, LearnerSettings, RolloutSettings
 from pirf_ray.presets import paper, small
+from tune.execution import Halving
 from tune.goals import Goal, Limits
 from tune.placement import HEAD_CPUS, choose_mode, fits, place
 from tune.search_space import SearchSpace
@@ -181,3 +184,21 @@ def test_pieces_must_fit_on_single_nodes() -> None:
     assert fits([{"CPU": 1.0}, {"CPU": 1.0}], [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}])
     assert not fits([{"CPU": 1.0}, {"CPU": 1.0}], [{"CPU": 1.5}])
     assert not fits([{"CPU": 8.0}], [{"CPU": 1.0, "GPU": 1.0}])
+
+
+def test_asha_remembers_earlier_processes_and_spares_the_preset() -> None:
+    def trial(name: str, *, stoppable: bool = True) -> SimpleNamespace:
+        return SimpleNamespace(trial_id=name, config={"stoppable": stoppable})
+
+    def result(update: int, score: float) -> dict[str, float]:
+        return {"update": update, "score": score}
+
+    halving = Halving(10, 40, [[(10, -3.0), (20, -4.0)], [(10, -2.0), (20, -2.5)]])
+    good, bad, preset = trial("good"), trial("bad"), trial("preset", stoppable=False)
+    for each in (good, bad, preset):
+        halving.on_trial_add(None, each)
+    assert halving.on_trial_result(None, bad, result(5, 0.0)) == "CONTINUE"
+    assert halving.on_trial_result(None, bad, result(10, -1.0)) == "STOP"
+    assert halving.on_trial_result(None, good, result(12, -3.5)) == "CONTINUE"
+    assert halving.on_trial_result(None, preset, result(10, -1.0)) == "CONTINUE"
+    assert Halving(10, 40, []).debug_string()

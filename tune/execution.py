@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
@@ -12,11 +13,35 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from pirf_ray.distributed.driver import last_line
 from tune.placement import Placement
 from tune.searcher import ERROR, FINAL, StudySearcher
-from tune.studies import SweepStudy
-from tune.trials import TrialJob, run_trial
+from tune.studies import SweepStudy, run_name
+from tune.trials import TrialJob, course_of, run_trial
 
+HALVING = 2
+"""At each rung the worse half is stopped."""
 RETRIES = 2
 """Times a trial is begun again whose process or node died: it goes on from its run's newest checkpoint."""
+
+
+class Halving(AsyncHyperBandScheduler):
+    """ASHA over our own update counter. It takes in what earlier processes of the sweep saw, and never stops the preset's run."""
+
+    def __init__(self, first: int, last: int, courses: Iterable[list[tuple[int, float]]]) -> None:
+        """``first`` rung, ``last`` update, and (update, score) of each trial before."""
+        super().__init__(
+            time_attr="update", metric="score", mode="min", grace_period=first, max_t=last + 1, reduction_factor=HALVING
+        )
+        for i, course in enumerate(courses):
+            past = SimpleNamespace(trial_id=f"past {i}", config={"stoppable": True})
+            self.on_trial_add(None, past)
+            for update, score in course:
+                if self.on_trial_result(None, past, {"update": update, "score": score}) == TrialScheduler.STOP:
+                    break
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if FINAL in result or ERROR in result:
+            return TrialScheduler.CONTINUE
+        action: str = super().on_trial_result(tune_controller, trial, result)
+        return action if trial.config["stoppable"] else TrialScheduler.CONTINUE
 
 
 def trial(suggestion: dict[str, Any], job: TrialJob, space: Any) -> None:
@@ -26,8 +51,7 @@ def trial(suggestion: dict[str, Any], job: TrialJob, space: Any) -> None:
 
     def report(metrics: dict[str, Any]) -> None:
         last.update(metrics)
-        if suggestion["stoppable"]:
-            tune.report(dict(last))
+        tune.report(dict(last))
 
     try:
         figures = run_trial(job, suggestion["number"], config, report)
@@ -52,16 +76,12 @@ def execute(
     searcher = StudySearcher(study, total=total, on_event=on_event)
     scheduler: TrialScheduler = FIFOScheduler()
     if asha is not None:
-        scheduler = AsyncHyperBandScheduler(
-            time_attr="update", grace_period=asha[0], max_t=asha[1] + 1, reduction_factor=2, stop_last_trials=False
-        )
+        scheduler = Halving(*asha, [course_of(job.trials / run_name(t.number)) for t in study.finished()])
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trial, job=job, space=study.space), tune.PlacementGroupFactory(placement.bundles)
         ),
         tune_config=tune.TuneConfig(
-            metric="score",
-            mode="min",
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=total - len(study.finished()),

@@ -14,8 +14,8 @@ from tune.settings import Arguments
 from tune.studies import SweepStudy, best_first
 from tune.trials import TrialJob
 
-HALVING = 2
-"""ASHA stops the worse half of the trials at each rung: a quarter and half of the updates."""
+FIRST_RUNG = 4
+"""ASHA stops the worse half of the trials at each rung: first at this part of the updates, then at half of them."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +71,7 @@ def asha_rungs(sweep: Sweep) -> tuple[int, int]:
     spec = sweep.space.specs.get("updates")
     updates = [int(n) for n in spec.ends()] if spec else [sweep.config.optimizer.updates]
     last = max(updates)
-    return max(1, last // HALVING**2, min(last, sweep.config.guard.guard_every)), last
+    return max(1, last // FIRST_RUNG, min(last, sweep.config.guard.guard_every)), last
 
 
 class EventLog:

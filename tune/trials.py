@@ -92,6 +92,17 @@ def train(run: RunDirectory, job: TrialJob, report: Report) -> Outcome:
     return outcome(run)
 
 
+def course_of(root: Path) -> list[tuple[int, float]]:
+    """(update, score) of a trial's run so far; empty where it has none here."""
+    if not (root / "config.json").is_file():
+        return []
+    found: list[tuple[int, float]] = []
+    course = Course(lambda report: found.append((report["update"], report["score"])))
+    for record in RunDirectory.open(root).history():
+        course.take(record)
+    return found
+
+
 class Course:
     """Turns a run's records into reports."""
 
