@@ -210,7 +210,7 @@ def disturbed(kind: str, place: str, reference: Run, directory: Path, seed: int)
         killed = strike(run, process, kind, nodes, rng)
         _, errors = process.communicate(timeout=TIMEOUT)
         code, resumed = process.returncode, False
-        problems = []
+        problems = ending_problems(kind, place, code, errors) if killed else []
         if code != 0:
             resumed = True
             process = run.start()
@@ -219,13 +219,21 @@ def disturbed(kind: str, place: str, reference: Run, directory: Path, seed: int)
                 problems.append(
                     f"its resumption failed: {errors.strip().splitlines()[-1] if errors.strip() else process.returncode}"
                 )
-        if code not in (0, -signal.SIGKILL, 128 + signal.SIGINT, 1):
-            problems.append(f"ended with {code}: {errors.strip()[-200:]}")
         problems += check(run, reference)
         if nodes:
             problems += nodes.leftovers()
         problems += orphans(run)
     return Verdict(kind, place, tuple(problems), killed, time.monotonic() - began, resumed)
+
+
+def ending_problems(kind: str, place: str, code: int, errors: str) -> list[str]:
+    """What is wrong with how the disturbed process itself ended. Only a driver's own end may end it."""
+    allowed = {"driver": (-signal.SIGKILL,), "ctrl-c": (0, 128 + signal.SIGINT), "node": (0, 1)}.get(kind, (0,))
+    if code not in allowed:
+        return [f"ended with {code}: {errors.strip()[-200:]}"]
+    if kind == "ctrl-c" and code and place != "starting" and "go on with: python -m pirf_ray.train" not in errors:
+        return [f"did not say how to go on: {errors.strip()[-200:]}"]
+    return []
 
 
 def check(run: Run, reference: Run) -> list[str]:

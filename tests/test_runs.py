@@ -1,12 +1,9 @@
 """The commands as a user runs them: bad input, whole runs over Ray, Ctrl-C, killed processes, the Python API."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -228,84 +225,6 @@ def test_generate_and_evaluate_take_a_run(finished: Path, tmp_path: Path) -> Non
     done = run("evaluate", *arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(figures.read_text())["num_samples"] == 8
-
-
-@pytest.mark.slow
-def test_two_learner_workers_end_where_one_does(finished: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    result = run("train", "--env", "Burgers-v0", "--preset", "smoke", "--workers", "2", "--out", str(out))
-    assert result.returncode == 0, result.stderr
-    ours, theirs = RunDirectory.open(out).history(), RunDirectory.open(finished).history()
-    assert [r["rollout/sample_ids"] for r in ours] == [r["rollout/sample_ids"] for r in theirs]
-    assert [r["reward/mean"] for r in ours] == pytest.approx([r["reward/mean"] for r in theirs], rel=0.02)
-
-
-def wait_for(condition, timeout: float = 300) -> None:
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.2)
-
-
-def updates(out: Path) -> int:
-    return len(RunDirectory.open(out).history()) if (out / "config.json").exists() else 0
-
-
-def ray_processes(parent: int, name: str) -> list[int]:
-    """Descendants of ``parent`` whose command line holds ``name``."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [(int(pid), int(ppid), args) for pid, ppid, args in (line.split(None, 2) for line in listed.splitlines())]
-    family = {parent}
-    while grown := {pid for pid, ppid, _ in rows if ppid in family} - family:
-        family |= grown
-    return [pid for pid, _, args in rows if pid in family and name in args]
-
-
-def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
-    flags = ["--preset", "smoke", "--updates", "30", "--guard-every", "30", "--checkpoint-every", "5", "--out", str(out)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command("train", *flags, *arguments), cwd=ROOT, start_new_session=True, **pipes)
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_a_checkpoint_and_resume_finishes(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(out)
-    wait_for(lambda: updates(out) >= 3)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the driver and all of Ray's processes get it
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "go on with: python -m pirf_ray.train --env Burgers-v0 --resume" in errors
-    done = updates(out)
-    assert 3 <= done < 30
-    assert (out / "checkpoints" / f"update_{done:06d}").is_dir()
-    resumed = run("train", "--resume", str(out))
-    assert resumed.returncode == 0, resumed.stderr
-    assert [r["update"] for r in RunDirectory.open(out).history()] == list(range(1, 31))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", ["RolloutActor", "RayTrainWorker"])
-def test_kill_9_in_mid_run_ends_normally_with_no_update_lost_or_doubled(tmp_path: Path, victim: str) -> None:
-    out = tmp_path / "run"
-    process = start(out)
-    wait_for(lambda: updates(out) >= 7)
-    victims = ray_processes(process.pid, f"ray::{victim}")
-    assert victims
-    os.kill(victims[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    records = RunDirectory.open(out).history()
-    assert [r["update"] for r in records] == list(range(1, 31))
-    from pirf_ray.plan import make_plan, sample_ids
-
-    config = RunDirectory.open(out).config
-    plan = make_plan(config)
-    for record in records:
-        expected = [i for c in plan.batch_chunks(record["update"] - 1) for i in sample_ids(config, c)]
-        assert record["rollout/sample_ids"] == expected
-    outcome = json.loads((out / "outcome.json").read_text())
-    assert outcome["actors_lost"] == (1 if victim == "RolloutActor" else 0)
 
 
 def test_zoo_names_what_ships() -> None:

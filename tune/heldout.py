@@ -52,9 +52,7 @@ def _measure(sweep: Sweep, study: SweepStudy, number: int, samples: int, seed: i
 
 
 def table(found: dict[str, Any]) -> Table:
-    made = Table(
-        title=f"held-out: {found['samples']} samples of noise that no trial has seen, against {found['real']} real fields"
-    )
+    made = Table(title=f"held-out: {found['samples']} samples, {found['real']} real fields that no trial has seen")
     columns = (
         "",
         "trial",
