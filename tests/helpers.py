@@ -1,6 +1,8 @@
 """Small models and settings that tests share."""
 
-from collections.abc import Sequence
+import subprocess
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,3 +92,20 @@ def assert_symmetric(pde: PDE, fields: torch.Tensor) -> None:
         torch.testing.assert_close(pde.residual(moved, operator), pde.residual(fields, operator))
     for condition in pde.conditions.values():
         torch.testing.assert_close(condition(moved), condition(fields))
+
+
+def wait_for(condition: Callable[[], object], timeout: float = 300) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.2)
+
+
+def ray_processes(parent: int, name: str) -> list[int]:
+    """Descendants of ``parent`` whose command line holds ``name``."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [(int(pid), int(ppid), args) for pid, ppid, args in (line.split(None, 2) for line in listed.splitlines())]
+    family = {parent}
+    while grown := {pid for pid, ppid, _ in rows if ppid in family} - family:
+        family |= grown
+    return [pid for pid, _, args in rows if pid in family and name in args]

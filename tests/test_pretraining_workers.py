@@ -16,9 +16,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_runs import ray_processes, refuse, wait_for
+from test_runs import refuse
 
 from envs.datasets import FieldFile
+from helpers import ray_processes, wait_for
 from pirf_ray import checkpoints, pretrain
 from pirf_ray.communication import SingleProcess
 from pirf_ray.config import ConfigError

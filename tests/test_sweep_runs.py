@@ -137,7 +137,7 @@ def test_interrupted_and_killed_no_trial_is_lost_or_doubled(capsys: pytest.Captu
     load_settings(tmp_path / "best/config.json")
     generate.main(["--checkpoint", str(tmp_path / "best"), "--num-samples", "2", "--out", str(tmp_path / "made.h5")])
     with h5py.File(tmp_path / "made.h5") as file:
-        assert file["tuned"].shape[0] == 2
+        assert file["tuned/fields"].shape[0] == 2
     assert "not a finished trial" in refuse([str(out), "--export", "99", "--out", str(tmp_path / "x")], capsys, report.main)
     assert "nothing is ever overwritten" in refuse(
         [str(out), "--export", "0", "--out", str(tmp_path / "best")], capsys, report.main

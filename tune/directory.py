@@ -20,8 +20,10 @@ from tune.studies import SweepStudy, make_sampler, open_study, run_name
 
 SETTINGS = "sweep.json"
 DEFAULT_TRIALS = 20
-FROM_COMMAND = ("resume", "out", "num_trials", "storage", "address", "at_once", "test")
-"""What a resumed sweep takes from the command line; the rest it has in sweep.json."""
+FROM_COMMAND = ("resume", "out", "num_trials", "storage", "address")
+"""What a sweep has from the command line alone; the rest it has in sweep.json."""
+CHANGEABLE = (*FROM_COMMAND, "at_once", "test")
+"""What can be given to a resumed sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ def save(sweep: Sweep) -> None:
 def resumed(arguments: Arguments) -> Sweep:
     """An existing sweep; ConfigError if flags try to change what it is."""
     root = absolute(arguments.resume or Path())
-    mine = {f"--{name.replace('_', '-')}" for name in FROM_COMMAND if name != "out"}
+    mine = {f"--{name.replace('_', '-')}" for name in CHANGEABLE if name != "out"}
     changing = [flag for flag in changed_flags(arguments, Arguments(env=arguments.env)) if flag not in mine]
     if changing:
         raise ConfigError(f"--resume goes on with a sweep as it is: {', '.join(changing)} cannot be given with it")
@@ -106,11 +108,8 @@ def resumed(arguments: Arguments) -> Sweep:
         raise ConfigError(f"--resume {root}: a sweep of {sweep.config.env}, not of --env {arguments.env}")
     if not read_json(root / SETTINGS)["own_storage"] and arguments.storage is None:
         raise ConfigError(f"--resume {root}: its study lies in a storage of yours; give its --storage again")
-    sweep = replace(
-        sweep,
-        arguments=replace(sweep.arguments, **{name: getattr(arguments, name) for name in FROM_COMMAND}),
-        total=arguments.num_trials or sweep.total,
-    )
+    given = {name: getattr(arguments, name) for name in CHANGEABLE if getattr(arguments, name) != getattr(Arguments(), name)}
+    sweep = replace(sweep, arguments=replace(sweep.arguments, **given), total=arguments.num_trials or sweep.total)
     save(sweep)
     return sweep
 
