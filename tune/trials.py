@@ -46,7 +46,7 @@ def run_trial(job: TrialJob, number: int, config: TrainConfig, report: Report) -
     run = open_run(root, config, job.base)
     with run.locked(LOCK_PATIENCE):
         try:
-            if not run.paths.result.is_file():
+            if not run.paths.report.is_file():  # what an evaluation writes last
                 ending = train(run, job, report)
                 evaluate_run(run, ending, data=None, progress=iter)
         except Exception:  # the driver is told one line; whoever looks for the cause finds it with the run

@@ -106,6 +106,7 @@ def join(address: str | None, *, dashboard: bool = False) -> dict[str, float]:
     else:
         with children_ignore_ctrl_c():
             ray.init(
+                address="local",  # whatever other cluster runs on this machine
                 num_cpus=int(local_resources()["CPU"]),
                 include_dashboard=dashboard,
                 dashboard_host="127.0.0.1",
