@@ -1,6 +1,7 @@
 """The commands on several nodes: ``--address`` and a directory that all of them see."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 from test_benchmark_runs import TINY
 from test_sweep_runs import FLAGS, SPACE, states
 
-from helpers import write_base
+from helpers import ray_processes, write_base
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -42,9 +43,11 @@ def command(module: str, nodes: kill_matrix.Nodes, *arguments: str) -> "subproce
 
 
 def nodes_of(name: str) -> list[int]:
-    """The raylet, one a node, of each process of that name."""
-    listed = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True).stdout
-    return [int(parent) for parent, args in (line.split(None, 1) for line in listed.splitlines()) if args.startswith(name)]
+    """The raylet, one a node, of each process of that name on this test's own nodes: others may run beside it."""
+    own = ray_processes(os.getpid(), name)
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = dict(map(int, line.split()) for line in listed.splitlines())
+    return [parents[pid] for pid in own if pid in parents]
 
 
 def test_rollout_actors_are_spread_and_learner_workers_together(nodes: kill_matrix.Nodes, base: Path, tmp_path: Path) -> None:
