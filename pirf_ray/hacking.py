@@ -10,7 +10,6 @@ Nothing satisfies every PDE: the unguarded model learns to make less of everythi
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,6 +189,7 @@ def draw(path: Path, result: dict[str, Any], fields: dict[str, torch.Tensor]) ->
     """Guard figures against updates, and samples from the same noise."""
     from matplotlib.figure import Figure
 
+    from pirf_ray.evaluation.pages import save
     from pirf_ray.evaluation.report import field_scale
 
     colors = {"unguarded": "#D55E00", "guarded": "#009E73", "default": "#0072B2"}
@@ -214,12 +214,7 @@ def draw(path: Path, result: dict[str, Any], fields: dict[str, torch.Tensor]) ->
         axes.grid(alpha=0.25)
     axes.legend(fontsize=9)
     _draw_samples(bottom, fields, field_scale(torch.cat([x[:5, -1] for x in fields.values()]).numpy()))
-    partial = path.with_name(path.name + ".partial")
-    try:
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save(figure, path, dpi=figure.dpi)
 
 
 def _draw_samples(part: Any, fields: dict[str, torch.Tensor], scale: tuple[Any, str]) -> None:

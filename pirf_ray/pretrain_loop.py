@@ -1,7 +1,6 @@
 """The pretraining loop: updates, checkpoints, progress, Ctrl-C. With Ray, the same loop runs in each Train worker."""
 
 import json
-import os
 import signal
 import threading
 import time
@@ -106,9 +105,8 @@ class Log:
         if not self.path.exists():
             return
         records = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        partial = self.path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in records if r["update"] <= update and "error" not in r))
-        os.replace(partial, self.path)
+        with checkpoints.staged_file(self.path) as partial:
+            partial.write_text("".join(json.dumps(r) + "\n" for r in records if r["update"] <= update and "error" not in r))
 
     def append(self, record: Record) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

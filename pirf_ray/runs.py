@@ -143,9 +143,8 @@ class RunDirectory:
         if not self.paths.metrics.exists():
             return
         kept = [line for line in self._complete_lines() if json.loads(line)["update"] <= update]
-        temporary = self.paths.metrics.with_suffix(".jsonl.partial")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(self.paths.metrics)
+        with checkpoints.staged_file(self.paths.metrics) as partial:
+            partial.write_text("".join(line + "\n" for line in kept))
 
     def _complete_lines(self) -> list[str]:
         text = self.paths.metrics.read_text()

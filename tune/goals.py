@@ -48,7 +48,7 @@ class Figures:
     amplitude_ratio: float
     """Of the channel whose standard deviation changed most against the base model's."""
     spectrum_rise: float
-    """Rise of the log spectrum error over the base model's, decades, of the worst channel."""
+    """Rise of the log spectrum error, over all channels, over the base model's, decades."""
     resolve: float
     """Median re-solve error."""
 

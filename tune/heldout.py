@@ -3,10 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-
 from pirf_ray.checkpoints import write_json
 from pirf_ray.cli import progress_bar
+from pirf_ray.evaluation.pages import Table
 from pirf_ray.evaluation.run import evaluate_policy
 from pirf_ray.runs import load_policy
 from tune.directory import Sweep
@@ -51,35 +50,39 @@ def _measure(sweep: Sweep, study: SweepStudy, number: int, samples: int, seed: i
     return {"trial": number, "nfe": evaluation.result["sampler"]["nfe"], "inside": inside, "figures": asdict(figures)}
 
 
-def table(found: dict[str, Any]) -> Table:
-    made = Table(title=f"held-out: {found['samples']} samples, {found['real']} real fields that no trial has seen")
-    columns = (
-        "",
-        "trial",
-        "NFE",
-        "residual",
-        "over floor",
-        "energy / base",
-        "amplitude / base",
-        "spectrum rise",
-        "re-solve",
-        "limits",
-    )
-    for column in columns:
-        made.add_column(column, justify="right" if column else "left")
+def heldout_table(found: dict[str, Any]) -> Table:
+    """Of what ``compare`` found."""
+    rows = []
     for name in ("preset", "best"):
         row = found[name]
         f = row["figures"]
-        made.add_row(
-            name,
-            str(row["trial"]),
-            str(row["nfe"]),
-            f"{f['residual']:.4g}",
-            f"{f['over_floor']:.3g}" + (" below floor!" if f["below_floor"] else ""),
-            f"{f['energy_ratio']:.3f}",
-            f"{f['amplitude_ratio']:.3f}",
-            f"{f['spectrum_rise']:+.3f}",
-            f"{f['resolve']:.4g}",
-            "inside" if row["inside"] else "outside",
+        rows.append(
+            [
+                name,
+                str(row["trial"]),
+                str(row["nfe"]),
+                f"{f['residual']:.4g}",
+                f"{f['over_floor']:.3g}" + (" below floor!" if f["below_floor"] else ""),
+                f"{f['energy_ratio']:.3f}",
+                f"{f['amplitude_ratio']:.3f}",
+                f"{f['spectrum_rise']:+.3f}",
+                f"{f['resolve']:.4g}",
+                "inside" if row["inside"] else "outside",
+            ]
         )
-    return made
+    return Table(
+        title=f"held-out: {found['samples']} samples, {found['real']} real fields that no trial has seen",
+        columns=[
+            "",
+            "trial",
+            "NFE",
+            "residual",
+            "over floor",
+            "energy / base",
+            "amplitude / base",
+            "spectrum rise",
+            "re-solve",
+            "limits",
+        ],
+        rows=rows,
+    )

@@ -9,17 +9,16 @@ from typing import Annotated
 import optuna
 import tyro
 from optuna.trial import FrozenTrial, TrialState
-from rich.table import Table as RichTable
 
 from pirf_ray.checkpoints import read_json, staged_directory
 from pirf_ray.cli import parse, print_table, run_command
 from pirf_ray.config import ConfigError
-from pirf_ray.evaluation.pages import Table, html_table, paragraph, picture, write_page
+from pirf_ray.evaluation.pages import Table, html_table, paragraph, picture, rich_table, write_page
 from pirf_ray.runs import BEST, RunExistsError
 from pirf_ray.training import absolute
 from tune.directory import Sweep, load
 from tune.goals import VALUES
-from tune.heldout import TEST
+from tune.heldout import TEST, heldout_table
 from tune.pictures import draw_frontier, draw_importance, draw_parallel
 from tune.studies import FIGURES, SweepStudy, best_first
 
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.export is not None and arguments.out is not None:
         export(sweep, study, arguments.export, absolute(arguments.out))
     table = trials_table(study, ranked)
-    print_table(shown(table), TABLE_WIDTH)
+    print_table(rich_table(table), TABLE_WIDTH)
     print(f"report: {write_report(sweep, study, ranked, table)}")
 
 
@@ -82,7 +81,7 @@ def write_report(sweep: Sweep, study: SweepStudy, ranked: list[FrozenTrial], tab
         html_table(table),
     ]
     if (sweep.root / TEST).is_file():
-        parts.append(html_table(heldout_table(sweep)))
+        parts.append(html_table(heldout_table(read_json(sweep.root / TEST))))
     parts += [picture("Residual against fidelity: each finished trial by its number.", pictures["frontier"])]
     parts += [picture("Parallel coordinates: each line is a trial.", pictures["parallel"])]
     if shares:
@@ -129,20 +128,6 @@ def trials_table(study: SweepStudy, ranked: list[FrozenTrial]) -> Table:
     )
 
 
-def heldout_table(sweep: Sweep) -> Table:
-    found = read_json(sweep.root / TEST)
-    rows = []
-    for name in ("preset", "best"):
-        f = found[name]["figures"]
-        ratios = [f"{f[key]:.3f}" for key in ("energy_ratio", "amplitude_ratio")]
-        rows.append([name, str(found[name]["trial"]), f"{f['residual']:.4g}", *ratios, f"{f['resolve']:.4g}"])
-    return Table(
-        title=f"On {found['samples']} samples of noise that no trial has seen",
-        columns=["", "trial", "residual", "energy / base", "amplitude / base", "re-solve"],
-        rows=rows,
-    )
-
-
 def export(sweep: Sweep, study: SweepStudy, which: str, out: Path) -> None:
     """Copy a trial's run: settings, base model, kept checkpoint, figures. ConfigError names what cannot be exported."""
     finished = {str(t.number): t.number for t in best_first(study.study)}
@@ -162,15 +147,6 @@ def export(sweep: Sweep, study: SweepStudy, which: str, out: Path) -> None:
             shutil.copyfile(run / name, staging / name)
     print(f"trial {number}: {out}\n  python -m pirf_ray.generate --checkpoint {out} --out samples.h5")
     print(f"  python -m pirf_ray.train --settings {out / 'config.json'}")
-
-
-def shown(table: Table) -> RichTable:
-    made = RichTable(title=table.title)
-    for column in table.columns:
-        made.add_column(column, justify="right")
-    for row in table.rows:
-        made.add_row(*row)
-    return made
 
 
 def _text(value: object) -> str:

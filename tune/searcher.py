@@ -57,7 +57,4 @@ class StudySearcher(Searcher):
             self.on_event(number, "stopped", result)
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune's snapshots need nothing of this: see the class."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep is resumed from its study, with --resume")
+        """Tune's snapshots need nothing of this: see the class. A sweep is resumed from its study."""

@@ -138,7 +138,10 @@ class SweepStudy:
 
     def note(self, number: int, update: int, value: float) -> None:
         """A running trial's best residual so far, for the dashboard and the report."""
-        if len(VALUES[self.goal]) == 1:  # Optuna keeps the course of single values only
+        if len(VALUES[self.goal]) > 1:
+            return  # Optuna keeps the course of single values only
+        noted = self.study.get_trials(deepcopy=False)[number].intermediate_values
+        if update not in noted:  # a resumed trial begins with its past
             self._handle(number).report(value, update)
 
     def finish(self, number: int, figures: Figures) -> None:

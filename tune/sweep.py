@@ -14,6 +14,7 @@ from tune.settings import Arguments
 from tune.studies import SweepStudy, best_first
 from tune.trials import TrialJob
 
+TABLE_WIDTH = 150
 FIRST_RUNG = 4
 """ASHA stops the worse half of the trials at each rung: first at this part of the updates, then at half of them."""
 
@@ -102,7 +103,8 @@ class EventLog:
 
 def conclude(sweep: Sweep, study: SweepStudy, console: Console) -> None:
     """Name the best trial, and compare it with the preset's on noise and held-out data that no trial has seen."""
-    from tune.heldout import compare, table
+    from pirf_ray.evaluation.pages import rich_table  # matplotlib takes seconds to import
+    from tune.heldout import compare, heldout_table
 
     ranked = best_first(study.study)
     if not ranked:
@@ -110,7 +112,7 @@ def conclude(sweep: Sweep, study: SweepStudy, console: Console) -> None:
         return
     console.print(f"best: trial {ranked[0].number}, in {sweep.run(ranked[0].number)}", soft_wrap=True, highlight=False)
     if sweep.arguments.test:
-        print_table(table(compare(sweep, study, samples=sweep.arguments.test)), 150)
+        print_table(rich_table(heldout_table(compare(sweep, study, samples=sweep.arguments.test))), TABLE_WIDTH)
     console.print(f"python -m tune.report {sweep.root}", soft_wrap=True, highlight=False)
 
 

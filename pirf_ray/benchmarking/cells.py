@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from envs.pdes import PDE
 from pirf_ray.benchmarking.plan import Plan
-from pirf_ray.checkpoints import load_tensors, read_json, write_json
+from pirf_ray.checkpoints import load_tensors, read_json, staged_file, write_json
 from pirf_ray.config import ConfigError
 from pirf_ray.evaluation.samples import read_samples, write_samples
 from pirf_ray.runs import RunExistsError, held
@@ -112,11 +112,8 @@ class Benchmark:
         return self.root / "weights" / env / file_name(method) / f"{seed}.safetensors"
 
     def save_weights(self, env: str, method: str, seed: int, weights: dict[str, torch.Tensor]) -> None:
-        path = self._weights_path(env, method, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
-        os.replace(partial, path)
+        with staged_file(self._weights_path(env, method, seed)) as partial:
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
 
     def load_weights(self, env: str, method: str, seed: int) -> dict[str, torch.Tensor] | None:
         """What a training left; None if it is not there (any more)."""

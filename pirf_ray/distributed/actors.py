@@ -111,7 +111,7 @@ def start_actors(config: TrainConfig, base: Path, kind: type[RolloutActor] = Rol
         num_gpus=config.rollout.actor_gpus,
         max_restarts=-1,
         max_task_retries=0,
-        scheduling_strategy="SPREAD" if get_current_placement_group() is None else "DEFAULT",
+        scheduling_strategy="SPREAD" if get_current_placement_group() is None else None,  # "DEFAULT" would leave the group
     )(kind)
     return [remote.remote(config, base, *more) for _ in range(config.rollout.actors)]
 

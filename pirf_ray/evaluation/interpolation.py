@@ -5,7 +5,6 @@ training (Wortsman et al. 2022, arXiv 2109.01903). The samples are not corrected
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +168,8 @@ def draw_frontier(path: Path, frontier: Frontier, limits: GuardSettings) -> None
     """Residual against energy distance over the base's, a point an alpha."""
     from matplotlib.figure import Figure
 
+    from pirf_ray.evaluation.pages import save
+
     result = frontier.result
     operator = result["rewarded_operator"]
     figure = Figure(figsize=(7, 5), layout="constrained", dpi=110)
@@ -188,9 +189,4 @@ def draw_frontier(path: Path, frontier: Frontier, limits: GuardSettings) -> None
         axes.axhline(floor, color="k", ls="--", lw=1, label="real data")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=9)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save(figure, path, dpi=figure.dpi)

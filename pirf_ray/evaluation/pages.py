@@ -1,12 +1,14 @@
 """Reports: tables that Markdown and HTML both print, pictures, self-contained HTML pages without script."""
 
 import base64
-import os
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rich.table import Table as RichTable
+
+from pirf_ray.checkpoints import staged_file
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 76rem; color: #1a1a1a; background: #fff; }
@@ -42,9 +44,8 @@ class Table:
 
 def write_page(path: Path, title: str, parts: list[str]) -> None:
     """Write the page of these pieces of HTML; it appears, or replaces an older one, only when complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(PAGE.format(title=escape(title), style=STYLE, body="\n".join(parts)), encoding="utf-8")
-    os.replace(partial, path)
+    with staged_file(path) as partial:
+        partial.write_text(PAGE.format(title=escape(title), style=STYLE, body="\n".join(parts)), encoding="utf-8")
 
 
 def paragraph(text: str) -> str:
@@ -75,15 +76,21 @@ def markdown_table(table: Table) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def rich_table(table: Table) -> RichTable:
+    """For the terminal."""
+    made = RichTable(title=table.title)
+    for i, column in enumerate(table.columns):
+        made.add_column(column, justify="right" if i else "left")
+    for row in table.rows:
+        made.add_row(*row)
+    return made
+
+
 def _plain(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """The file appears, or replaces an older one, only when complete."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        figure.savefig(partial, format="png", dpi=110)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def save(figure: Figure, path: Path, *, dpi: float = 110) -> None:
+    """The PNG appears, or replaces an older one, only when complete."""
+    with staged_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=dpi)

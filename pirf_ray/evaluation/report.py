@@ -1,6 +1,5 @@
 """The report of a run as one picture: residual and fidelity against updates, fields and residual maps, spectra, histogram."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from envs.grids import Axis
 from envs.pdes import PDE
 from pirf_ray.evaluation import fidelity
+from pirf_ray.evaluation.pages import save
 
 COLORS = {"base": "#0072B2", "tuned": "#D55E00", "data": "#000000", "guard": "#009E73", "limit": "#999999"}
 """Okabe & Ito 2008: told apart with every kind of colour vision. Line styles differ too."""
@@ -53,12 +53,7 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: Mapping[str, 
     tensors = {name: torch.from_numpy(np.asarray(samples[name], dtype=np.float64)) for name in SETS}
     _draw_fields(middle, pde, tensors, operator)
     _draw_statistics(bottom, pde, tensors, result, operator)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save(figure, path, dpi=figure.dpi)
 
 
 def _operator(pde: PDE, history: History, result: Mapping[str, Any]) -> str:

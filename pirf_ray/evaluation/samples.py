@@ -6,7 +6,6 @@ physical units. Root attributes: those of solver data (``envs.datasets``) that d
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 from envs.datasets import InvalidDataError, describe, elsewhere
 from envs.pdes import PDE
+from pirf_ray.checkpoints import staged_file
 
 FORMAT = "pirf_ray-samples-1"
 JSON_ATTRIBUTES = ("channels", "grid", "parameters")
@@ -26,17 +26,11 @@ def write_samples(path: Path, pde: PDE, groups: Mapping[str, torch.Tensor], attr
     """Write groups of fields (n, c, h, w); the file appears, or replaces an older one, only when complete."""
     for fields in groups.values():
         pde.check_fields(fields)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            file.attrs.update({**describe(pde), "format": FORMAT, **attributes})
-            for name, fields in groups.items():
-                values = fields.detach().cpu().float().numpy()
-                file.create_group(name).create_dataset("fields", data=values, compression="gzip", shuffle=True)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with staged_file(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs.update({**describe(pde), "format": FORMAT, **attributes})
+        for name, fields in groups.items():
+            values = fields.detach().cpu().float().numpy()
+            file.create_group(name).create_dataset("fields", data=values, compression="gzip", shuffle=True)
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:

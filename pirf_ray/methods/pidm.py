@@ -9,6 +9,7 @@ dimensionless: the residual counts as the noise that would cause it.
 """
 
 import copy
+from abc import abstractmethod
 
 import optuna
 import torch
@@ -46,9 +47,9 @@ class PIDM(Method):
             "weight": trial.suggest_float("weight", 1e-4, 1.0, log=True),
         }
 
+    @abstractmethod
     def estimate(self, denoiser: Denoiser, x: torch.Tensor, denoised: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """x_0 (b, c, h, w) whose residual counts, from x at sigma (b,) and its D(x; sigma)."""
-        raise NotImplementedError
 
     def loss(self, problem: Problem, denoiser: Denoiser, batch: Batch, weight: float, slope: float) -> torch.Tensor:
         """The loss above, mean over elements; at weight 0 the plain diffusion loss."""
