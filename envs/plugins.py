@@ -23,14 +23,19 @@ def load_plugins() -> None:
     """Import every module that registers a PDE; ImportError names the one that fails."""
     for point in entry_points(group=GROUP):
         _load(point.value.partition(":")[0], f"entry point {point.name!r} of group {GROUP}")
-    for module in filter(None, os.environ.get(VARIABLE, "").split(",")):
+    for module in named_modules():
         _load(module, VARIABLE)
+
+
+def named_modules() -> list[str]:
+    """The modules that whoever started this process has named."""
+    return [name for name in os.environ.get(VARIABLE, "").split(",") if name]
 
 
 def load_module(module: str) -> None:
     """Import a module that registers a PDE, here and in every process started from here."""
     _load(module, f"--env {module}:...")
-    named = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
+    named = named_modules()
     if module not in named:
         os.environ[VARIABLE] = ",".join([*named, module])
 

@@ -7,6 +7,7 @@ weights themselves (only where training can go on from them),
 """
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -18,9 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from envs.pdes import PDE, make_pde
 from pirf_ray.denoiser import Denoiser
@@ -89,12 +89,24 @@ def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
 
 
 @contextmanager
+def names_file(path: Path) -> Iterator[None]:
+    """Errors of the file system say which file: of themselves those of writing, a full disk's, do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def staged_directory(path: Path) -> Iterator[Path]:
     """A temporary sibling of ``path`` that replaces it when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield staging
+        with names_file(path):
+            yield staging
         staging.chmod(0o755)
         for file in staging.iterdir():
             file.chmod(0o644)  # temporary files are private; a checkpoint is as readable as any file
@@ -115,7 +127,8 @@ def staged_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        yield partial
+        with names_file(path):
+            yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -154,16 +167,20 @@ def save(
         hashes = {}
         for which, tensors, file in (("model", model, MODEL), ("ema", ema, EMA)):
             if tensors is not None:
-                save_file(_contiguous(tensors), staging / file)
+                write_tensors(staging / file, tensors)
                 hashes[which] = fingerprint(tensors)
         if optimizer is not None:
-            torch.save(optimizer, staging / OPTIMIZER)
+            state = io.BytesIO()
+            torch.save(optimizer, state)
+            (staging / OPTIMIZER).write_bytes(state.getbuffer())
         write_json(staging / CONFIG, config)
         write_json(staging / META, {**meta, "format": FORMAT, "info": info.to_json(), "hashes": hashes})
 
 
-def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """A safetensors file. Written from memory: a full disk is then an OSError, which neither library's own writing gives."""
+    whole = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    path.write_bytes(safetensors.torch.save(whole))
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -171,8 +188,8 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({error})") from None
 
 

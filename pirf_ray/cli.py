@@ -24,7 +24,7 @@ T = TypeVar("T")
 Config = TypeVar("Config")
 DEFAULT_ENV = "Burgers-v0"
 USAGE_ERROR = 2
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 PLAIN_SECONDS = 15.0
 INTERRUPTED = 128 + signal.SIGINT
 

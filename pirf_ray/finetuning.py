@@ -9,7 +9,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from envs.rewards import PhysicsReward
-from pirf_ray.checkpoints import ModelInfo, fingerprint, load_weights
+from pirf_ray.checkpoints import ModelInfo, fingerprint, load_weights, names_file
 from pirf_ray.communication import Communicator
 from pirf_ray.config import TrainConfig
 from pirf_ray.denoiser import Denoiser
@@ -184,7 +184,8 @@ class FineTuning:
     def _write(self, record: Record) -> None:
         if self.run is None:
             return
-        with self.run.paths.metrics.open("a") as file:
+        path = self.run.paths.metrics
+        with names_file(path), path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self.writer:
             for name, value in record.items():

@@ -110,7 +110,7 @@ class Log:
 
     def append(self, record: Record) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with checkpoints.names_file(self.path), self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def latest(self) -> Record | None:

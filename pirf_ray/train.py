@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from envs.pdes import REGISTRY
 from pirf_ray.cli import DEFAULT_ENV, changed_flags, choose, flag_value, named_env, parse, print_table, progress_bar, run_command
 from pirf_ray.config import TrainConfig
 from pirf_ray.evaluation.figures import TABLE_WIDTH, result_table
 from pirf_ray.presets import DEFAULT_PRESET, PRESETS
 from pirf_ray.progress import LiveLine
 from pirf_ray.runs import RunDirectory, load_settings
-from pirf_ray.training import absolute, check, evaluate_run, run_training
+from pirf_ray.training import absolute, check, check_named, evaluate_run, run_training
 
 STARTED = time.perf_counter()
 
@@ -50,12 +51,15 @@ def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     path = flag_value(argv, "--settings", "")
     settings = load_settings(Path(path)) if path else None
+    objective = flag_value(argv, "--objective", "")
+    if settings is not None and not objective:
+        check_named([settings.pirf.objective], Path(path))
     env, argv = named_env(argv, settings.env if settings else DEFAULT_ENV)
     preset = flag_value(argv, "--preset", DEFAULT_PRESET)
     default = Arguments(preset=preset, config=settings or choose("preset", preset, PRESETS)(env))
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.train", description=Arguments.__doc__, default=default)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    run = resumed(arguments, default) if arguments.resume is not None else created(arguments)
+    run = resumed(arguments, default, objective) if arguments.resume is not None else created(arguments)
     with run.locked():
         go(run, arguments)
 
@@ -71,12 +75,13 @@ def created(arguments: Arguments) -> RunDirectory:
     return RunDirectory.create(absolute(arguments.out or Path("runs") / name), config, base)
 
 
-def resumed(arguments: Arguments, default: Arguments) -> RunDirectory:
+def resumed(arguments: Arguments, default: Arguments, objective: str) -> RunDirectory:
     """An existing run; ValueError if flags try to change what it is."""
     fixed = (arguments.out, arguments.base, arguments.settings)
     if arguments.resume is None or any(value is not None for value in fixed):
         raise ValueError("--resume continues a run as it is: --out, --base and --settings cannot be given with it")
     run = RunDirectory.open(absolute(arguments.resume))
+    check_named([run.config.pirf.objective], run.paths.config, objective)
     asked = [flag for flag in changed_flags(arguments.config, default.config) if flag != "--env"]
     differing = [flag for flag in asked if flag in changed_flags(arguments.config, run.config)]
     if differing:
@@ -101,13 +106,20 @@ def go(run: RunDirectory, arguments: Arguments) -> None:
         try:
             ending = run_training(run, address=arguments.address, on_poll=line.refresh)
         except KeyboardInterrupt:
-            command = f"python -m pirf_ray.train --env {config.env} --resume {run.paths.root}"
-            raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {command}") from None
+            raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {resume_command(run)}") from None
     evaluation = evaluate_run(run, ending, data=arguments.data, progress=progress_bar("evaluating"))
     print_table(result_table(evaluation.result), TABLE_WIDTH)
     console.print(ending.sentence(config.optimizer.updates))
     console.print(f"report: {run.paths.report}", soft_wrap=True)
     console.print(f"{time.perf_counter() - STARTED:.0f} s in all")
+
+
+def resume_command(run: RunDirectory) -> str:
+    """With the modules of one's own named again."""
+    module, objective = REGISTRY[run.config.env].__module__, run.config.pirf.objective
+    env = run.config.env if module.startswith("envs.pdes.") else f"{module}:{run.config.env}"
+    named = f" --objective {objective}" if ":" in objective else ""
+    return f"python -m pirf_ray.train --env {env} --resume {run.paths.root}{named}"
 
 
 if __name__ == "__main__":

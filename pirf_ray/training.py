@@ -3,13 +3,14 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from envs.datasets import validate
+from envs.plugins import named_modules
 from pirf_ray import checkpoints, truncation, zoo
 from pirf_ray.checkpoints import CheckpointError, ModelInfo
 from pirf_ray.communication import SingleProcess
@@ -82,6 +83,14 @@ def check(config: TrainConfig, *, base: Path | None, data: Path | None) -> Path:
     if data is not None:
         validate(data, pde)
     return path
+
+
+def check_named(objectives: Iterable[str], file: Path, given: str = "") -> None:
+    """A settings file decides about no import: ConfigError if it names a module that the user, ``given`` or before, did not."""
+    for objective in objectives:
+        module, colon, _ = objective.rpartition(":")
+        if colon and objective != given and module not in named_modules():
+            raise ConfigError(f"{file}: names code of the module {module!r}; if it is yours, name it too: PIRF_RAY_PDES={module}")
 
 
 def outcome(run: RunDirectory) -> Outcome:

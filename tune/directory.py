@@ -11,7 +11,7 @@ from pirf_ray.cli import changed_flags, check_env, choose
 from pirf_ray.config import ConfigError, TrainConfig
 from pirf_ray.presets import PRESETS
 from pirf_ray.runs import RunExistsError, config_from_json
-from pirf_ray.training import absolute, check
+from pirf_ray.training import absolute, check, check_named
 from tune.goals import Limits
 from tune.placement import Placement, choose_mode, place
 from tune.search_space import SearchSpace
@@ -104,6 +104,7 @@ def resumed(arguments: Arguments) -> Sweep:
     if changing:
         raise ConfigError(f"--resume goes on with a sweep as it is: {', '.join(changing)} cannot be given with it")
     sweep = load(root)
+    check_named([sweep.config.pirf.objective, *sweep.arguments.space.vary.get("objective", "").split(",")], root / SETTINGS)
     if arguments.env not in (Arguments().env, sweep.config.env):
         raise ConfigError(f"--resume {root}: a sweep of {sweep.config.env}, not of --env {arguments.env}")
     if not read_json(root / SETTINGS)["own_storage"] and arguments.storage is None:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from envs.pdes import PDE
 from pirf_ray.benchmarking.plan import Plan
-from pirf_ray.checkpoints import load_tensors, read_json, staged_file, write_json
+from pirf_ray.checkpoints import load_tensors, names_file, read_json, staged_file, write_json, write_tensors
 from pirf_ray.config import ConfigError
 from pirf_ray.evaluation.samples import read_samples, write_samples
 from pirf_ray.runs import RunExistsError, held
@@ -89,7 +88,7 @@ class Benchmark:
 
     def add(self, cell: Cell) -> None:
         """Keep a finished cell; it is on the disk when this returns."""
-        with self.path.open("a") as file:
+        with names_file(self.path), self.path.open("a") as file:
             file.write(json.dumps(cell, sort_keys=True) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -113,7 +112,7 @@ class Benchmark:
 
     def save_weights(self, env: str, method: str, seed: int, weights: dict[str, torch.Tensor]) -> None:
         with staged_file(self._weights_path(env, method, seed)) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
+            write_tensors(partial, weights)
 
     def load_weights(self, env: str, method: str, seed: int) -> dict[str, torch.Tensor] | None:
         """What a training left; None if it is not there (any more)."""

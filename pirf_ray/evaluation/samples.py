@@ -5,6 +5,7 @@ physical units. Root attributes: those of solver data (``envs.datasets``) that d
 ``channels`` and ``grid`` are JSON.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,14 @@ def write_samples(path: Path, pde: PDE, groups: Mapping[str, torch.Tensor], attr
     """Write groups of fields (n, c, h, w); the file appears, or replaces an older one, only when complete."""
     for fields in groups.values():
         pde.check_fields(fields)
-    with staged_file(path) as partial, h5py.File(partial, "w") as file:
+    whole = io.BytesIO()  # HDF5 itself, on a disk that fills up, can end in a segmentation fault
+    with h5py.File(whole, "w") as file:
         file.attrs.update({**describe(pde), "format": FORMAT, **attributes})
         for name, fields in groups.items():
             values = fields.detach().cpu().float().numpy()
             file.create_group(name).create_dataset("fields", data=values, compression="gzip", shuffle=True)
+    with staged_file(path) as partial:
+        partial.write_bytes(whole.getbuffer())
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:

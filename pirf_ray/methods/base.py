@@ -4,6 +4,7 @@ A method says which settings it has and how they are searched, how it trains (if
 small file; one of your own is a class with the decorator ``register``, named by ``--methods module:name``.
 """
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +114,9 @@ METHODS: dict[str, Method] = {}
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Class decorator: make a method known under its name. ValueError if the name belongs to another class."""
+    """Class decorator: make a method known under its name. ValueError if the name belongs to another class, or can be no file's."""
+    if not re.fullmatch(r"\w[\w.-]*", cls.name):
+        raise ValueError(f"method name {cls.name!r}: letters, digits, '_', '-' and '.' only, since files are named by it")
     known = METHODS.get(cls.name)
     if known is not None and type(known).__qualname__ != cls.__qualname__:
         raise ValueError(f"method {cls.name!r} is taken by {type(known).__module__}.{type(known).__qualname__}")
