@@ -62,10 +62,11 @@ def test_a_directory_that_holds_something_is_not_swept_into(capsys: pytest.Captu
     assert "is there already; go on with a sweep by --resume" in refuse(["--out", str(tmp_path)], capsys)
 
 
-def command(*arguments: str) -> "subprocess.Popen[str]":
+def command(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "tune.sweep", *arguments],
         cwd=ROOT,
+        env={**os.environ, **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -156,3 +157,41 @@ def test_distributed_trials_at_once_find_room_in_their_placement_groups(tmp_path
         assert "2 trials to do, 2 at once, distributed" in printed
     assert set(states(out).values()) <= {TrialState.COMPLETE, TrialState.PRUNED} and len(states(out)) == 2, printed
     assert records(out, 0) == list(range(1, 7))
+
+
+FULL_DISK = """
+import errno, os
+from pathlib import Path
+from pirf_ray.objectives import register
+from pirf_ray.objectives.pathwise import Pathwise
+
+@register("full")
+class Full(Pathwise):
+    def samples(self, process, policy, prefix, *, seed, update):
+        if update == 3 and Path(__file__).with_name("disk_is_full").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+        return super().samples(process, policy, prefix, seed=seed, update=update)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_sweep_not_its_trials(tmp_path: Path) -> None:
+    """None of the trials is failed for it: with room again, both go on and end."""
+    (tmp_path / "full_disk.py").write_text(FULL_DISK)
+    (tmp_path / "disk_is_full").touch()
+    out, base = tmp_path / "sweep", write_base(tmp_path / "base")
+    flags = [*FLAGS[:2], "--num-trials", "2", *FLAGS[4:6], "--real", "16", "--test", "0", "--trial-cpus", "0.5", "--no-asha"]
+    environment = {"PIRF_RAY_PDES": "full_disk", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    space = [*SPACE, "objective", "full_disk:full"]
+    full = command(*flags, "--out", str(out), "--base", str(base), *space, **environment)
+    _, errors = full.communicate(timeout=300)
+    assert full.returncode == 1, errors
+    assert errors.strip().splitlines()[-1].startswith("error: [Errno 28] No space left on device: 'somewhere'; nothing is lost")
+    begun = states(out)
+    assert 1 <= len(begun) <= 2 and set(begun.values()) == {TrialState.RUNNING}
+    (tmp_path / "disk_is_full").unlink()
+    mended = command("--resume", str(out), **environment)
+    printed, errors = mended.communicate(timeout=300)
+    assert mended.returncode == 0, errors
+    assert states(out) == {0: TrialState.COMPLETE, 1: TrialState.COMPLETE}, printed
+    assert records(out, 0) == records(out, 1) == list(range(1, 7))

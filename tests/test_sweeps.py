@@ -1,5 +1,6 @@
 """The study as a sweep's only memory, and where trials find room."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tune.execution import Halving
 from tune.goals import Goal, Limits
 from tune.placement import HEAD_CPUS, choose_mode, fits, place
 from tune.search_space import SearchSpace
+from tune.searcher import FINAL, StudySearcher
 from tune.studies import FIGURES as STORED
 from tune.studies import RUN, SWEEP, SweepStudy, best_first, make_sampler, open_study
 
@@ -68,6 +70,27 @@ def test_a_driver_that_died_while_it_told_tells_again(tmp_path: Path) -> None:
     sweep(tmp_path).finish(number, FIGURES)
     (told,) = sweep(tmp_path).finished()
     assert told.values == [pytest.approx(-3.0)] and told.user_attrs[STORED]["energy"] == FIGURES.energy
+
+
+def test_a_storage_that_refuses_ends_the_sweep_and_leaves_the_trial_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What SQLite does on a full disk, at the moment that a trial's figures are told."""
+    subject, told = sweep(tmp_path), []
+    searcher = StudySearcher(subject, total=3, on_event=lambda *event: told.append(event))
+    assert searcher.suggest("a") is not None
+
+    def refuse(*_: object, **__: object) -> None:
+        raise optuna.exceptions.StorageInternalError("rolled back") from OSError("database or disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(subject.study, "tell", refuse)
+        searcher.on_trial_complete("a", {FINAL: json.dumps(FIGURES.to_json())})
+    assert searcher.halted == "the study's storage refused: database or disk is full"
+    assert searcher.suggest("b") == StudySearcher.FINISHED
+    assert [event[1] for event in told] == ["begins"]
+    assert [t.state for t in sweep(tmp_path).own()] == [TrialState.RUNNING]
+    assert sweep(tmp_path).next().number == 0
 
 
 def test_states_of_trials(tmp_path: Path) -> None:

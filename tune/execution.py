@@ -10,9 +10,10 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from pirf_ray.cli import DISK_ERRORS
 from pirf_ray.distributed.driver import last_line
 from tune.placement import Placement
-from tune.searcher import ERROR, FINAL, StudySearcher
+from tune.searcher import DISK, ERROR, FINAL, StudySearcher
 from tune.studies import SweepStudy, run_name
 from tune.trials import TrialJob, course_of, run_trial
 
@@ -38,7 +39,7 @@ class Halving(AsyncHyperBandScheduler):
                     break
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if FINAL in result or ERROR in result:
+        if {FINAL, ERROR, DISK} & result.keys():
             return TrialScheduler.CONTINUE
         action: str = super().on_trial_result(tune_controller, trial, result)
         return action if trial.config["stoppable"] else TrialScheduler.CONTINUE
@@ -55,6 +56,8 @@ def trial(suggestion: dict[str, Any], job: TrialJob, space: Any) -> None:
 
     try:
         figures = run_trial(job, suggestion["number"], config, report)
+    except OSError as error:
+        tune.report({**last, DISK if error.errno in DISK_ERRORS else ERROR: last_line(error)})
     except Exception as error:  # the run's own failure would come again: Tune's retries are for lost processes and nodes
         tune.report({**last, ERROR: last_line(error)})
     else:
@@ -70,8 +73,9 @@ def execute(
     asha: tuple[int, int] | None,
     on_event: Callable[[int, str, Any], None],
     storage: Path,
-) -> None:
-    """Run trials until ``total`` are finished, or Ctrl-C. ``asha``: its first rung and last update. Ray must be connected."""
+) -> str:
+    """Run trials until ``total`` are finished, or Ctrl-C, or a disk refuses: says what it said. ``asha``: its first rung and last
+    update. Ray must be connected."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells how to resume it, which is not how a sweep is
     searcher = StudySearcher(study, total=total, on_event=on_event)
     scheduler: TrialScheduler = FIFOScheduler()
@@ -95,3 +99,4 @@ def execute(
         ),
     )
     tuner.fit()
+    return searcher.halted

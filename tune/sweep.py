@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from pirf_ray.cli import named_env, parse, print_table, run_command
+from pirf_ray.config import LearnerFailed
 from pirf_ray.runs import held
 from tune.directory import Sweep, created, placed, resumed
 from tune.goals import Figures, kept
@@ -54,7 +55,7 @@ def search(sweep: Sweep, study: SweepStudy, console: Console) -> None:
     console.print(f"{left} trials to do, {placement.at_once} at once, {placement.mode}", highlight=False)
     study.begin()
     log = EventLog(sweep, study, console)
-    execute(
+    halted = execute(
         study,
         job,
         placement,
@@ -63,8 +64,11 @@ def search(sweep: Sweep, study: SweepStudy, console: Console) -> None:
         on_event=log.note,
         storage=sweep.root,
     )
+    again = f"nothing is lost, go on with: python -m tune.sweep --resume {sweep.root}"
+    if halted:
+        raise LearnerFailed(f"{halted}; {again}")
     if len(study.finished()) < sweep.total:
-        raise KeyboardInterrupt(f"stopped; nothing is lost, go on with: python -m tune.sweep --resume {sweep.root}")
+        raise KeyboardInterrupt(f"stopped; {again}")
 
 
 def asha_rungs(sweep: Sweep) -> tuple[int, int]:
