@@ -224,4 +224,7 @@ def test_asha_remembers_earlier_processes_and_spares_the_preset() -> None:
     assert halving.on_trial_result(None, bad, result(10, -1.0)) == "STOP"
     assert halving.on_trial_result(None, good, result(12, -3.5)) == "CONTINUE"
     assert halving.on_trial_result(None, preset, result(10, -1.0)) == "CONTINUE"
+    ended = trial("ended")
+    halving.on_trial_add(None, ended)
+    assert halving.on_trial_result(None, ended, result(40, 0.0)) == "CONTINUE"  # what was trained to its end is judged
     assert Halving(10, 40, []).debug_string()

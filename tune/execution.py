@@ -31,6 +31,7 @@ class Halving(AsyncHyperBandScheduler):
         super().__init__(
             time_attr="update", metric="score", mode="min", grace_period=first, max_t=last + 1, reduction_factor=HALVING
         )
+        self.last = last
         for i, course in enumerate(courses):
             past = SimpleNamespace(trial_id=f"past {i}", config={"stoppable": True})
             self.on_trial_add(None, past)
@@ -39,7 +40,7 @@ class Halving(AsyncHyperBandScheduler):
                     break
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if {FINAL, ERROR, DISK} & result.keys():
+        if {FINAL, ERROR, DISK} & result.keys() or result["update"] >= self.last:  # nothing is saved by stopping what has ended
             return TrialScheduler.CONTINUE
         action: str = super().on_trial_result(tune_controller, trial, result)
         return action if trial.config["stoppable"] else TrialScheduler.CONTINUE
