@@ -1,6 +1,7 @@
 """``python -m tune.report SWEEP``: best trials, frontier, importance, parallel coordinates; ``--export`` for train and generate."""
 
 import shutil
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,8 @@ def write_report(sweep: Sweep, study: SweepStudy, ranked: list[FrozenTrial], tab
     parts += [picture("Residual against fidelity: each finished trial by its number.", pictures["frontier"])]
     parts += [picture("Parallel coordinates: each line is a trial.", pictures["parallel"])]
     if shares:
-        parts.append(picture("Share of each parameter in how much the values differ (PED-ANOVA).", pictures["importance"]))
+        caption = "Share of each parameter in how much the values of finished trials differ (PED-ANOVA): of few trials, a hint."
+        parts.append(picture(caption, pictures["importance"]))
     else:
         parts.append(paragraph(f"Importance needs at least {LEAST_TRIALS} finished trials whose values differ."))
     page = sweep.root / "report.html"
@@ -102,7 +104,11 @@ def importance(study: optuna.Study, values: tuple[str, ...]) -> dict[str, dict[s
             return {}
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         target = partial(_value_of, i)
-        found[value] = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # low is good, as it assumes; that few trials are a hint is in the report
+            found[value] = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
     return found
 
 
