@@ -51,6 +51,7 @@ FINE: dict[str, Any] = {
 is learned from faster by two workers of one thread (0.48 s an update of Poisson) than by one of two (0.70 s)."""
 VERTEX_ELLIPTIC: dict[str, Any] = {**FINE, "truncation": 3, "updates": 560, "anchor_inputs": 5.0, "reference_noise": 3e-5}
 SMALL: dict[str, dict[str, Any]] = {
+    "Burgers-v0": {"levels": 3, "layer_mode": "freeze", "anchor": 80.0, "learning_rate": 2.4e-4},
     "Darcy-v0": {
         **FINE,
         "updates": 430,

@@ -25,6 +25,7 @@ def draw_frontier(path: Path, trials: Sequence[FrozenTrial], *, best: int, prese
     """Residual against energy distance over the base model's, of finished trials. ``limit``: the guard's on the latter."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
+    at: dict[tuple[float, float], list[int]] = {}  # runs that kept the base model are one point
     for trial in trials:
         f = trial.user_attrs[FIGURES]
         x, y = float(f["energy_ratio"]), float(f["residual"])
@@ -35,7 +36,9 @@ def draw_frontier(path: Path, trials: Sequence[FrozenTrial], *, best: int, prese
         axes.plot(x, y, marker, color=color, ms=size, mec="white", mew=0.5)
         if trial.number == preset:
             axes.plot(x, y, "s", mfc="none", mec=PRESET, ms=17)
-        axes.annotate(str(trial.number), (x, y), textcoords="offset points", xytext=(7, 3), fontsize=8)
+        at.setdefault((x, y), []).append(trial.number)
+    for point, numbers in at.items():
+        axes.annotate(", ".join(map(str, numbers)), point, textcoords="offset points", xytext=(7, 3), fontsize=8)
     axes.plot([], [], "s", ls="", mfc="none", mec=PRESET, ms=10, label="preset")
     for label, marker, color in (("best", "*", BEST), ("inside the limits", "o", INSIDE), ("outside", "X", OUTSIDE)):
         axes.plot([], [], marker, ls="", color=color, label=label)

@@ -49,7 +49,7 @@ class Truncate(Paper):
 
 @register
 class Uncorrected(RewardTuned):
-    """The small preset's settings: scope ``tail``, output anchor, all layers, log reward with conditions.
+    """The small preset's form: scope ``tail``, output anchor, all layers, log reward with conditions.
 
     Without the guard, whose part trials have here, and with fewer prefixes to begin with: a benchmark's budgets are small.
     """
@@ -68,7 +68,7 @@ class Uncorrected(RewardTuned):
         }
 
     def changes(self, settings: Settings) -> dict[str, Any]:
-        return {**BATCH, "guard": "off", "pool_start": 24, "pool_growth": 1.0, **settings}
+        return {**BATCH, "guard": "off", "pool_start": 24, "pool_growth": 1.0, "levels": 0, **settings}
 
 
 @register
