@@ -70,6 +70,12 @@ def load_settings(path: Path) -> TrainConfig:
         raise CheckpointError(f"{path}: not a run's settings ({error})") from None
 
 
+def refuse_existing(root: Path) -> None:
+    """RunExistsError if a new run cannot have this directory."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise RunExistsError(f"{root}: output directory holds another run; continue it with --resume, or choose another --out")
+
+
 class RunDirectory:
     """One run's files. ``create`` starts one, ``open`` goes on with one."""
 
@@ -80,10 +86,7 @@ class RunDirectory:
     @classmethod
     def create(cls, root: Path, config: TrainConfig, base: Path) -> "RunDirectory":
         """Make the directory, copy the base model into it. RunExistsError if it is not empty."""
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise RunExistsError(
-                f"{root}: output directory holds another run; continue it with --resume, or choose another --out"
-            )
+        refuse_existing(root)
         run = cls(root, config)
         run.paths.checkpoints.mkdir(parents=True, exist_ok=True)
         with checkpoints.staged_directory(run.paths.base) as staging:

@@ -17,7 +17,7 @@ from pirf_ray.config import TrainConfig
 from pirf_ray.evaluation.figures import TABLE_WIDTH, result_table
 from pirf_ray.presets import DEFAULT_PRESET, PRESETS
 from pirf_ray.progress import LiveLine
-from pirf_ray.runs import RunDirectory, load_settings
+from pirf_ray.runs import RunDirectory, load_settings, refuse_existing
 from pirf_ray.training import absolute, check, check_named, evaluate_run, run_training
 
 STARTED = time.perf_counter()
@@ -70,9 +70,10 @@ def created(arguments: Arguments) -> RunDirectory:
     if arguments.settings is not None and "--preset" in changed_flags(arguments, Arguments()):
         raise ValueError("--settings stands in place of a preset: --preset cannot be given with it")
     base = check(config, base=arguments.base, data=arguments.data)
-    check_actors(arguments)
-    name = f"{config.env}-{datetime.now():%Y%m%d-%H%M%S}"
-    return RunDirectory.create(absolute(arguments.out or Path("runs") / name), config, base)
+    root = absolute(arguments.out or Path("runs") / f"{config.env}-{datetime.now():%Y%m%d-%H%M%S}")
+    refuse_existing(root)
+    check_resources(arguments)
+    return RunDirectory.create(root, config, base)
 
 
 def resumed(arguments: Arguments, default: Arguments, objective: str) -> RunDirectory:
@@ -89,12 +90,16 @@ def resumed(arguments: Arguments, default: Arguments, objective: str) -> RunDire
     return run
 
 
-def check_actors(arguments: Arguments) -> None:
-    """On this machine, resources are known before Ray is started; on a cluster they are checked once connected."""
-    if arguments.address is None and not os.environ.get("RAY_ADDRESS"):
-        from pirf_ray.distributed.driver import check_resources, local_resources
+def check_resources(arguments: Arguments) -> None:
+    """Of the cluster, which is joined for it, or of this machine, on which Ray is not yet started."""
+    if arguments.address:
+        os.environ["RAY_ADDRESS"] = arguments.address  # before pirf_ray.distributed is imported: Ray's switches depend on it
+    from pirf_ray.distributed import driver
 
-        check_resources(arguments.config, local_resources())
+    if os.environ.get("RAY_ADDRESS"):
+        driver.connect(arguments.config, arguments.address)
+    else:
+        driver.check_resources(arguments.config, driver.local_resources())
 
 
 def go(run: RunDirectory, arguments: Arguments) -> None:

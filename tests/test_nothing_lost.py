@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -129,7 +130,7 @@ def test_a_run_directory_that_cannot_be_written_is_said_before_anything_starts(c
         run = start(place)
         for path in (place, *place.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
-        flags = ["--env", "Burgers-v0", "--resolution", "8"]
+        flags = ["--env", "Burgers-v0", "--resolution", "8", "--levels", "0"]
         train.check(EXACT, base=place / "base", data=None)  # imports what is imported late, while everything is readable
         with unprivileged():
             made = ending(lambda: train.main([*flags, "--base", f"{place}/base", "--out", f"{place}/new"]), capsys)
@@ -146,6 +147,20 @@ def test_sweep_and_benchmark_say_so_too(main: Callable[[list[str]], None], capsy
     """/sys takes no directory from anybody, root included."""
     code, error = ending(lambda: main(["--env", "Burgers-v0", "--out", "/sys/pirf_ray"]), capsys)
     assert code == 1 and len(error.splitlines()) == 1 and "/sys/pirf_ray" in error
+
+
+@pytest.mark.parametrize("module", ["pirf_ray.train", "tune.sweep"])
+def test_an_address_where_no_cluster_answers_is_one_line_and_makes_nothing(module: str, tmp_path: Path) -> None:
+    """Ray itself waits for minutes there. Nobody listens on the port: it was the system's to give a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = ["--env", "Burgers-v0", "--address", address, "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-m", module, *flags], capture_output=True, text=True, timeout=120, check=False)
+    error = done.stderr.strip()
+    assert done.returncode == 2 and len(error.splitlines()) == 1
+    assert error.startswith(f"error: --address {address}: no Ray cluster answers there")
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_never_train_one_run(undisturbed: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,10 +77,14 @@ def created(arguments: Arguments) -> Sweep:
         identity=uuid.uuid4().hex,
         total=arguments.num_trials or DEFAULT_TRIALS,
     )
-    if not arguments.address and not os.environ.get("RAY_ADDRESS"):
-        from pirf_ray.distributed.driver import local_resources
+    if arguments.address:
+        os.environ["RAY_ADDRESS"] = arguments.address  # before pirf_ray.distributed is imported: Ray's switches depend on it
+    from pirf_ray.distributed import driver  # Ray takes seconds to import, and bad input must be told before
 
-        placed(sweep, [local_resources()])
+    if address := os.environ.get("RAY_ADDRESS"):
+        driver.check_answers(address)
+    else:
+        placed(sweep, [driver.local_resources()])
     if sweep.root.exists() and (not sweep.root.is_dir() or any(sweep.root.iterdir())):
         raise RunExistsError(f"--out {sweep.root} is there already; go on with a sweep by --resume, or choose another --out")
     sweep.trials.mkdir(parents=True)

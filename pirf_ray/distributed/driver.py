@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pirf_ray.runs import RunDirectory
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
+PROBE_SECONDS = 10.0
 MEMORY_STORE_BYTES = 256 * 1024 * 1024
 
 
@@ -99,6 +101,7 @@ def join(address: str | None, *, dashboard: bool = False) -> dict[str, float]:
     if ray.is_initialized():
         return ray.cluster_resources()
     if address:
+        check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -115,6 +118,17 @@ def join(address: str | None, *, dashboard: bool = False) -> dict[str, float]:
                 object_store_memory=MEMORY_STORE_BYTES,
             )
     return ray.cluster_resources()
+
+
+def check_answers(address: str) -> None:
+    """ConfigError where nothing listens: Ray itself waits minutes for a cluster that is not there, and says little."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # "auto"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from None
 
 
 def node_resources() -> list[dict[str, float]]:
