@@ -65,7 +65,7 @@ class Arguments:
 
 
 def configs(arguments: Arguments) -> dict[str, TrainConfig]:
-    """The three ways: same PDE, sampler, updates, learning rate and guard evaluations."""
+    """The three ways: same PDE, sampler, updates, learning rate, layers (all) and guard evaluations."""
     common: dict[str, Any] = {
         "resolution": RESOLUTION,
         "num_steps": arguments.num_steps,
@@ -74,6 +74,7 @@ def configs(arguments: Arguments) -> dict[str, TrainConfig]:
         "batch": 8,
         "micro_batch": 8,
         "workers": 1,
+        "levels": 0,
         "seed": arguments.seed,
         "guard_every": max(1, arguments.updates // 12),
         "guard_samples": arguments.guard_samples,
@@ -84,7 +85,6 @@ def configs(arguments: Arguments) -> dict[str, TrainConfig]:
         "strategy": "fresh",
         "chunk": 8,
         "truncation": 2,
-        "levels": 0,
         "reward_form": "plain",
         "condition_weight": 0.0,
         "anchor": 0.0,
