@@ -61,7 +61,7 @@ class Verdict:
 
     def __str__(self) -> str:
         what = "survived" if not self.problems else "; ".join(self.problems)
-        how = ("" if self.killed else " (it had ended before)") + (", resumed" if self.resumed else "")
+        how = ("" if self.killed else " (nothing was left to kill)") + (", resumed" if self.resumed else "")
         return f"{self.kind:7} {self.place:9} {what}{how}, {self.seconds:.0f} s"
 
 
@@ -113,15 +113,15 @@ def tagged(tag: str, name: str = "") -> list[int]:
     return found
 
 
-def reach(run: Run, process: "subprocess.Popen[str]", place: str, rng: random.Random) -> None:
-    """Wait until the run is at the place, or has ended."""
+def reach(run: Run, process: "subprocess.Popen[str]", kind: str, place: str, rng: random.Random) -> None:
+    """Wait until the run is at the place, and there is what is to be killed; or until it has ended."""
     at = {"starting": 0, "updating": rng.randrange(1, UPDATES - 5), "ending": UPDATES - 2}.get(place, 0)
     saved = rng.randrange(1, UPDATES // SETTINGS["checkpoint-every"])
     deadline = time.monotonic() + TIMEOUT
 
     def there() -> bool:
         if place == "starting":
-            return bool(tagged(run.tag, NAMES["actor"]) if run.address is None else (run.out / "base").is_dir())
+            return bool((run.out / "base").is_dir() if kind == "node" else tagged(run.tag, NAMES.get(kind, NAMES["actor"])))
         if place == "saving":  # at once after one appeared: while the next update or the deletion of the oldest one runs
             return (run.out / f"checkpoints/update_{saved * SETTINGS['checkpoint-every']:06d}").exists()
         return len(run.updates()) > at
@@ -206,7 +206,7 @@ def disturbed(kind: str, place: str, reference: Run, directory: Path, seed: int)
             directory / f"{seed}-{kind}-{place}", reference.base, uuid.uuid4().hex, nodes.cluster.address if nodes else None
         )
         process = run.start()
-        reach(run, process, place, rng)
+        reach(run, process, kind, place, rng)
         killed = strike(run, process, kind, nodes, rng)
         _, errors = process.communicate(timeout=TIMEOUT)
         code, resumed = process.returncode, False
