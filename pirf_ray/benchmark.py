@@ -19,7 +19,7 @@ from pirf_ray.benchmarking.chains import ChainMaker, Extent, count_jobs, failure
 from pirf_ray.benchmarking.jobs import Job, run_job
 from pirf_ray.benchmarking.plan import PLANS, Plan
 from pirf_ray.checkpoints import CheckpointError
-from pirf_ray.cli import check_env, choose, flag_value, parse, run_command
+from pirf_ray.cli import check_env, choose, flag_value, parse, run_command, use_address
 from pirf_ray.config import ConfigError
 from pirf_ray.methods import METHODS, Problem, find_method
 from pirf_ray.training import absolute
@@ -117,14 +117,13 @@ def measure(benchmark: Benchmark, extent: Extent, bases: dict[str, Path], method
     console.print(f"{benchmark.root}: {len(benchmark.cells())} cells are finished, {todo} jobs to do", soft_wrap=True)
     if not todo:
         return
-    if arguments.address:
-        os.environ["RAY_ADDRESS"] = arguments.address
+    address = use_address(arguments.address)
     from pirf_ray.distributed import driver  # Ray takes seconds to import, and bad input must be told before
     from pirf_ray.distributed.jobs import room, run_chains
 
-    if not (arguments.address or os.environ.get("RAY_ADDRESS")):
+    if not address:
         room(arguments.job_cpus, arguments.job_gpus, driver.local_resources())
-    driver.join(arguments.address)
+    driver.join(address)
     progress = Progress(console, todo)
     try:
         run_chains(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import os
 import signal
 import sys
 import time
@@ -100,6 +101,16 @@ def check_env(name: str) -> str:
         load_module(module)
     choose("env", env_id, REGISTRY)
     return env_id
+
+
+def use_address(address: str | None) -> str | None:
+    """The cluster of --address, else of RAY_ADDRESS; None: Ray is started here.
+
+    Before pirf_ray.distributed is imported: Ray's switches, and the processes started from here, depend on the variable.
+    """
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    return os.environ.get("RAY_ADDRESS") or None
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from envs.datasets import FieldFile
 from envs.pdes import PDE, make_pde
 from pirf_ray import checkpoints
 from pirf_ray.cards import write_card
-from pirf_ray.cli import choose, flag_value, named_env, parse, progress_bar, run_command
+from pirf_ray.cli import choose, flag_value, named_env, parse, progress_bar, run_command, use_address
 from pirf_ray.config import ConfigError, SamplerSettings
 from pirf_ray.evaluation.run import evaluate_policy
 from pirf_ray.generate import available
@@ -169,7 +169,7 @@ def ray_workers(arguments: Arguments) -> Workers | None:
 
 
 def cluster_gpus(address: str) -> int:
-    os.environ["RAY_ADDRESS"] = address  # before pirf_ray.distributed is imported: Ray's switches depend on it
+    use_address(address)
     from pirf_ray.distributed import driver
 
     return int(driver.join(address).get("GPU", 0))

@@ -1,10 +1,9 @@
 """``python -m pirf_ray.train --env Burgers-v0``: fine-tune a base model with PIRF, distributed over Ray."""
 
 import logging
-import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +11,18 @@ import torch
 from rich.console import Console
 
 from envs.pdes import REGISTRY
-from pirf_ray.cli import DEFAULT_ENV, changed_flags, choose, flag_value, named_env, parse, print_table, progress_bar, run_command
+from pirf_ray.cli import (
+    DEFAULT_ENV,
+    changed_flags,
+    choose,
+    flag_value,
+    named_env,
+    parse,
+    print_table,
+    progress_bar,
+    run_command,
+    use_address,
+)
 from pirf_ray.config import TrainConfig
 from pirf_ray.evaluation.figures import TABLE_WIDTH, result_table
 from pirf_ray.presets import DEFAULT_PRESET, PRESETS
@@ -58,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     preset = flag_value(argv, "--preset", DEFAULT_PRESET)
     default = Arguments(preset=preset, config=settings or choose("preset", preset, PRESETS)(env))
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.train", description=Arguments.__doc__, default=default)
+    arguments = replace(arguments, address=use_address(arguments.address))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run = resumed(arguments, default, objective) if arguments.resume is not None else created(arguments)
     with run.locked():
@@ -92,11 +103,9 @@ def resumed(arguments: Arguments, default: Arguments, objective: str) -> RunDire
 
 def check_resources(arguments: Arguments) -> None:
     """Of the cluster, which is joined for it, or of this machine, on which Ray is not yet started."""
-    if arguments.address:
-        os.environ["RAY_ADDRESS"] = arguments.address  # before pirf_ray.distributed is imported: Ray's switches depend on it
-    from pirf_ray.distributed import driver
+    from pirf_ray.distributed import driver  # Ray takes seconds to import, and bad input must be told before
 
-    if os.environ.get("RAY_ADDRESS"):
+    if arguments.address:
         driver.connect(arguments.config, arguments.address)
     else:
         driver.check_resources(arguments.config, driver.local_resources())

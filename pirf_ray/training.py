@@ -1,7 +1,6 @@
 """A whole run, from the driver's side: check, fine-tune on Ray, evaluate, draw."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -138,8 +137,6 @@ def evaluate_run(run: RunDirectory, ending: Outcome, *, data: Path | None, progr
 
 def run_training(run: RunDirectory, *, address: str | None, on_poll: Callable[[], None]) -> Outcome:
     """Fine-tune on Ray to the end (or the guard's stop). KeyboardInterrupt after a clean, resumable stop."""
-    if address:
-        os.environ["RAY_ADDRESS"] = address
     from pirf_ray.distributed import driver  # Ray takes seconds to import, and bad input must be told before
 
     started = time.perf_counter()

@@ -59,7 +59,7 @@ def test_bad_flags_are_one_line_and_start_nothing(
 
 def test_a_directory_that_holds_something_is_not_swept_into(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    assert "is there already; go on with a sweep by --resume" in refuse(["--out", str(tmp_path)], capsys)
+    assert "holds another run; continue it with --resume" in refuse(["--out", str(tmp_path)], capsys)
 
 
 def command(*arguments: str, **environment: str) -> "subprocess.Popen[str]":

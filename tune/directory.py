@@ -1,6 +1,5 @@
 """A sweep's directory: sweep.json (what it is), study.db (its trials), trials/NUMBER (their runs), test.json, the report."""
 
-import os
 import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -10,7 +9,7 @@ from pirf_ray.checkpoints import CheckpointError, load_meta, read_json, write_js
 from pirf_ray.cli import changed_flags, check_env, choose
 from pirf_ray.config import ConfigError, TrainConfig
 from pirf_ray.presets import PRESETS
-from pirf_ray.runs import RunExistsError, config_from_json
+from pirf_ray.runs import config_from_json, refuse_existing
 from pirf_ray.training import absolute, check, check_named
 from tune.goals import Limits
 from tune.placement import Placement, choose_mode, place
@@ -77,16 +76,13 @@ def created(arguments: Arguments) -> Sweep:
         identity=uuid.uuid4().hex,
         total=arguments.num_trials or DEFAULT_TRIALS,
     )
-    if arguments.address:
-        os.environ["RAY_ADDRESS"] = arguments.address  # before pirf_ray.distributed is imported: Ray's switches depend on it
+    refuse_existing(sweep.root)
     from pirf_ray.distributed import driver  # Ray takes seconds to import, and bad input must be told before
 
-    if address := os.environ.get("RAY_ADDRESS"):
-        driver.check_answers(address)
+    if arguments.address:
+        driver.check_answers(arguments.address)
     else:
         placed(sweep, [driver.local_resources()])
-    if sweep.root.exists() and (not sweep.root.is_dir() or any(sweep.root.iterdir())):
-        raise RunExistsError(f"--out {sweep.root} is there already; go on with a sweep by --resume, or choose another --out")
     sweep.trials.mkdir(parents=True)
     save(sweep)
     return sweep

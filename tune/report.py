@@ -105,9 +105,8 @@ def importance(study: optuna.Study, values: tuple[str, ...]) -> dict[str, dict[s
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         target = partial(_value_of, i)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # low is good, as it assumes; that few trials are a hint is in the report
+            # That low is good, which it assumes, is so; that few trials are a hint is in the report.
+            warnings.simplefilter("ignore", UserWarning)
             found[value] = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
     return found
 

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 from sqlalchemy.exc import SQLAlchemyError
 
 from tune.goals import Figures
-from tune.studies import SweepStudy
+from tune.studies import SweepStudy, first_line
 
 FINAL, ERROR, DISK = "figures", "failure", "disk"
 """How a trial's last report says what became of it; a disk that is full or closed is no fault of the trial's."""
@@ -51,8 +51,7 @@ class StudySearcher(Searcher):
         try:
             yield
         except (StorageInternalError, SQLAlchemyError) as error:
-            cause = error.__cause__ or error
-            self.halted = f"the study's storage refused: {str(cause).splitlines()[0]}"
+            self.halted = f"the study's storage refused: {first_line(error.__cause__ or error)}"
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if not self.halted and not {FINAL, ERROR, DISK} & result.keys():

@@ -62,8 +62,12 @@ def _known_experiments() -> Iterator[None]:
 
 def _masked(error: Exception, storage: str) -> str:
     """The error's first line, without the storage's address, which may hold a password."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].replace(storage, "the storage")
+    return first_line(error).replace(storage, "the storage")
+
+
+def first_line(error: BaseException) -> str:
+    """What a database says; more lines are its statement and its advice."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def make_sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:

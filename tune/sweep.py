@@ -1,12 +1,12 @@
 """``python -m tune.sweep --env Burgers-v0 --num-trials 20``: search what decides a run, with Ray Tune and Optuna."""
 
-import os
 import time
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
-from pirf_ray.cli import named_env, parse, print_table, run_command
+from pirf_ray.cli import named_env, parse, print_table, run_command, use_address
 from pirf_ray.config import LearnerFailed
 from pirf_ray.runs import held
 from tune.directory import Sweep, created, placed, resumed
@@ -23,6 +23,7 @@ FIRST_RUNG = 4
 def main(argv: list[str] | None = None) -> None:
     _, argv = named_env(argv)
     arguments = parse(Arguments, argv=argv, prog="python -m tune.sweep", description=Arguments.__doc__)
+    arguments = replace(arguments, address=use_address(arguments.address))
     console = Console()
     sweep = resumed(arguments) if arguments.resume is not None else created(arguments)
     with held(sweep.root, "this sweep"):
@@ -42,8 +43,6 @@ def search(sweep: Sweep, study: SweepStudy, console: Console) -> None:
     if left <= 0:
         console.print(f"all {sweep.total} trials are done; a larger --num-trials goes on", highlight=False)
         return
-    if sweep.arguments.address:
-        os.environ["RAY_ADDRESS"] = sweep.arguments.address
     from pirf_ray.distributed import driver  # Ray takes seconds to import, and bad input must be told before
     from tune.execution import execute
 
