@@ -14,7 +14,11 @@ class ConfigError(ValueError):
 
 
 class LearnerFailed(RuntimeError):
-    """The learner failed for good; the message names the last good checkpoint."""
+    """The learner failed for good; the message names the last good checkpoint. ``errno``: of the disk, if that refused."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 def _require(holds: bool, message: str) -> None:

@@ -176,8 +176,8 @@ def test_initial_law_does_not_depend_on_the_grid():
 
 
 def test_solve_gives_the_same_bits_however_ids_are_batched(exact):
-    pde, whole = pde_of(8), pde_of(8).solve(0, "test", range(40))
-    m = pde.solved_together
+    pde, m, whole = pde_of(8), WINDOWS_PER_TRAJECTORY, pde_of(8).solve(0, "test", range(40))
+    assert pde_of(32).solved_together == m
     assert torch.equal(whole[:2], exact[8])
     picked = [m + 3, 5, 0, 5]  # out of order, twice, from two trajectories
     assert torch.equal(pde.solve(0, "test", picked), whole[picked])

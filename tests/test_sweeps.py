@@ -1,5 +1,6 @@
 """The study as a sweep's only memory, and where trials find room."""
 
+import errno
 import json
 import math
 from dataclasses import replace
@@ -13,13 +14,15 @@ from test_search_space import FIGURES
 
 import pirf_ray.distributed  # noqa: F401  # Ray's switches, before tune.execution imports Ray
 from helpers import tiny_config
-from pirf_ray.config import ConfigError, GuardSettings, LearnerSettings, RolloutSettings
+from pirf_ray.config import ConfigError, GuardSettings, LearnerFailed, LearnerSettings, RolloutSettings
+from pirf_ray.distributed.driver import errno_of
 from pirf_ray.presets import paper, small
+from tune import execution
 from tune.execution import Halving
 from tune.goals import Goal, Limits
 from tune.placement import HEAD_CPUS, choose_mode, fits, place
 from tune.search_space import SearchSpace
-from tune.searcher import FINAL, StudySearcher
+from tune.searcher import DISK, ERROR, FINAL, StudySearcher
 from tune.studies import FIGURES as STORED
 from tune.studies import RUN, SWEEP, SweepStudy, best_first, make_sampler, open_study
 
@@ -91,6 +94,30 @@ def test_a_storage_that_refuses_ends_the_sweep_and_leaves_the_trial_unfinished(
     assert [event[1] for event in told] == ["begins"]
     assert [t.state for t in sweep(tmp_path).own()] == [TrialState.RUNNING]
     assert sweep(tmp_path).next().number == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), DISK),
+        (LearnerFailed("the learner failed: OSError: [Errno 28] No space left on device", errno.ENOSPC), DISK),
+        (LearnerFailed("the learner failed: 3 updates had a non-finite gradient"), ERROR),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), ERROR),
+    ],
+)
+def test_a_disk_is_no_fault_of_the_trials(error: Exception, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, and on Ray, whose workers bring back the text of what failed."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    reports: list[dict[str, object]] = []
+    monkeypatch.setattr(execution, "run_trial", fail)
+    monkeypatch.setattr("ray.tune.report", reports.append)
+    execution.trial({"number": 0, "params": {}}, SimpleNamespace(), SimpleNamespace(run_config=dict))
+    assert [{DISK, ERROR} & report.keys() for report in reports] == [{what}]
+    text = "Training failed due to worker errors:\nTraceback\nOSError: [Errno 28] No space left on device: 'runs/x'\n"
+    assert errno_of(RuntimeError(text)) == errno.ENOSPC and errno_of(RuntimeError("TrainingDiverged: 3 updates")) is None
 
 
 def test_states_of_trials(tmp_path: Path) -> None:

@@ -57,10 +57,9 @@ def trial(suggestion: dict[str, Any], job: TrialJob, space: Any) -> None:
 
     try:
         figures = run_trial(job, suggestion["number"], config, report)
-    except OSError as error:
-        tune.report({**last, DISK if error.errno in DISK_ERRORS else ERROR: last_line(error)})
     except Exception as error:  # the run's own failure would come again: Tune's retries are for lost processes and nodes
-        tune.report({**last, ERROR: last_line(error)})
+        refused = getattr(error, "errno", None) in DISK_ERRORS
+        tune.report({**last, DISK if refused else ERROR: last_line(error)})
     else:
         tune.report({**last, FINAL: json.dumps(figures.to_json())})  # as one text: Tune flattens what is nested
 

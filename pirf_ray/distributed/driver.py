@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -36,6 +37,12 @@ def last_line(error: BaseException) -> str:
     """What failed in the end: Ray's errors begin with the traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def errno_of(error: BaseException) -> int | None:
+    """The operating system's error that a worker failed with, if it was one: of it Ray brings back the traceback's text."""
+    found = re.search(r"\[Errno (\d+)\]", last_line(error))
+    return int(found[1]) if found else None
 
 
 def required(config: TrainConfig) -> dict[str, float]:
@@ -184,7 +191,7 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
     failure, interrupted = fit(make_trainer(run, actors), run.stop_file, on_poll)
     stop_actors(actors)
     if failure:
-        raise LearnerFailed(_explain(run, failure)) from failure
+        raise LearnerFailed(_explain(run, failure), errno_of(failure)) from failure
     if interrupted:
         raise KeyboardInterrupt
 
