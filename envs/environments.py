@@ -20,8 +20,8 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs import seeding
 from envs.denoising import DenoisingProcess, Solver, State
+from envs.numerics import seeding
 from envs.pdes import make_pde
 from envs.rewards import Reward, RewardOutput, physics_reward
 

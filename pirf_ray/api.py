@@ -1,108 +1,95 @@
 """The Python API, without a command line and without Ray: load, generate, evaluate, fine-tune in this process.
 
-from pirf_ray import api
-model = api.load("Burgers-v0")
-tuned = api.fine_tune(model, updates=20, learning_rate=2e-4)
-fields = tuned.generate(64)
-print(tuned.evaluate(samples=64, real=256).result["tuned"]["residual/consistent/mean"])
+>>> import pirf_ray
+>>> model = pirf_ray.load("Burgers-v0")
+>>> tuned = pirf_ray.fine_tune(model, updates=20, learning_rate=2e-4)  # doctest: +SKIP
+>>> fields = tuned.generate(64)  # doctest: +SKIP
+>>> tuned.evaluate(samples=64, real=256).result["tuned"].residuals["consistent"].mean  # doctest: +SKIP
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from envs.denoising import DenoisingProcess
-from envs.pdes import REGISTRY
+from envs.pdes import register as register_pde
 from envs.rewards import PhysicsReward
-from pirf_ray import zoo
-from pirf_ray.checkpoints import ModelInfo
-from pirf_ray.communication import SingleProcess
-from pirf_ray.config import SamplerSettings, TrainConfig
-from pirf_ray.correction import make_correction
-from pirf_ray.evaluation.run import Evaluation, evaluate_policy
-from pirf_ray.finetuning import FineTuning, Record
-from pirf_ray.learner import make_policy
-from pirf_ray.policy import Policy
-from pirf_ray.presets import small
-from pirf_ray.rollout import generate
-from pirf_ray.runs import RunDirectory, load_policy
-from pirf_ray.sources import LocalSource
+from pirf_ray.diffusion import model as handle
+from pirf_ray.diffusion.sampling import SamplerSettings
+from pirf_ray.evaluation.models import GENERATE_STREAM, Evaluation, evaluate_model
+from pirf_ray.learning.objectives import register as register_objective
+from pirf_ray.methods import register as register_method
+from pirf_ray.training.finetuning import OnRecord, local_tuning
+from pirf_ray.training.models import load_model, tuned_model
+from pirf_ray.training.presets import small
+from pirf_ray.training.runs import RunDirectory
+from pirf_ray.training.settings import TrainConfig
 
-DEFAULT_RESOLUTION = 32
+__all__ = [
+    "Evaluation",
+    "Model",
+    "TrainConfig",
+    "configure",
+    "fine_tune",
+    "load",
+    "register_method",
+    "register_objective",
+    "register_pde",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(handle.Model):
     """A base or fine-tuned model, ready to sample."""
 
-    info: ModelInfo
-    policy: Policy
-    sampler: SamplerSettings
-
     def generate(self, num_samples: int, *, seed: int = 0) -> torch.Tensor:
-        """Samples (num_samples, c, h, w), physical units, float32. Sample i depends on seed and i alone."""
-        pde = self.info.pde()
-        process = DenoisingProcess(self.sampler.num_steps, self.sampler.solver)
-        ids = range(num_samples)
-        correction = make_correction(pde, self.sampler.corrections) if self.sampler.corrections else None
-        outputs = generate(
-            self.policy,
-            process,
-            shape=pde.shape,
-            seed=seed,
-            stream="generate",
-            sample_ids=ids,
-            groups=("tuned",),
-            correction=correction,
-        )
-        return pde.normalizer.to_physical(outputs["tuned"])
+        """Return samples (num_samples, c, h, w), physical units, float32. Sample i depends on seed and i alone."""
+        return self.sample(range(num_samples), seed=seed, stream=GENERATE_STREAM)[handle.TUNED]
 
     def evaluate(self, *, samples: int = 256, real: int = 1024, seed: int = 0) -> Evaluation:
-        """Figures of base and tuned model against held-out solver data."""
-        return evaluate_policy(self.info.pde(), self.policy, self.sampler, samples=samples, real=real, seed=seed)
+        """Measure base and tuned model against held-out solver data."""
+        return evaluate_model(self, samples=samples, real=real, seed=seed)
 
 
-def load(source: str | Path, *, resolution: int = DEFAULT_RESOLUTION, sampler: SamplerSettings | None = None) -> Model:
-    """A shipped base model by its env id (``Burgers-v0``), or a run, checkpoint or base model by its path."""
-    path = zoo.find(source, resolution) if source in REGISTRY and isinstance(source, str) else Path(source)
-    info, policy, config = load_policy(path)
-    if sampler is None:
-        sampler = config.sampler if config else SamplerSettings()
-    return Model(info=info, policy=policy, sampler=sampler)
+def _public(model: handle.Model) -> Model:
+    return Model(**{f.name: getattr(model, f.name) for f in fields(handle.Model)})
+
+
+def load(source: str | Path, *, resolution: int | None = None, sampler: SamplerSettings | None = None) -> Model:
+    """Load a shipped base model by its env id (``Burgers-v0``), or a run, checkpoint or base model by its path.
+
+    ``resolution``: of a shipped model; default: the smallest. ``sampler``: other steps than the model's own.
+    CheckpointError names what is wrong.
+    """
+    model = _public(load_model(source, resolution=resolution).model)
+    return model if sampler is None else replace(model, sampler=sampler)
 
 
 def configure(env: str, **settings: Any) -> TrainConfig:
-    """The small preset with some settings changed, named as on the command line: ``configure(env, truncation=2, l2=1.0)``.
+    """Return the small preset with some settings changed, named as flags: ``configure(env, truncation=2, l2=1.0)``.
 
-    Raises ValueError on an unknown setting.
+    One worker, since ``fine_tune`` learns in this process. ValueError on an unknown setting.
     """
-    return small(env).with_settings(**settings)
+    return small(env).with_settings(**{"workers": 1, **settings})
 
 
 def fine_tune(
-    model: Model,
+    model: handle.Model,
     *,
     config: TrainConfig | None = None,
     run: RunDirectory | None = None,
     reward: PhysicsReward | None = None,
-    on_record: Callable[[Record], None] | None = None,
+    on_record: OnRecord | None = None,
     **settings: Any,
 ) -> Model:
-    """Fine-tune a base model in this process; returns the guard's best model. Either ``config`` or settings as in ``configure``.
+    """Fine-tune a base model in this process; return the guard's best model. Give ``config`` or settings as in ``configure``.
 
-    ``reward``: default the PDE's own, by the settings.
+    ``reward``: default the PDE's own, by the settings. ``on_record``: called with the record of each update.
     """
     if config is not None and settings:
         raise ValueError(f"give config or single settings, not both: {', '.join(sorted(settings))}")
     config = config or configure(model.info.env_id, resolution=model.info.resolution, **settings)
-    base = model.policy.base
-    device = next(base.parameters()).device
-    source = LocalSource(config, make_policy(config, base), str(device))
-    tuning = FineTuning(
-        config, model.info, base, source=source, communicator=SingleProcess(), device=device, run=run, reward=reward
-    )
+    tuning = local_tuning(config, model.info, model.policy.base, run=run, reward=reward)
     tuning.fit(on_record)
-    return Model(info=model.info, policy=tuning.kept_policy(), sampler=config.sampler)
+    return _public(tuned_model(config, model.info, tuning.kept_policy()))

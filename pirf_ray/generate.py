@@ -1,25 +1,25 @@
-"""``python -m pirf_ray.generate``: samples of a run, a checkpoint or a base model, as HDF5 in physical units."""
+"""``python -m pirf_ray.generate``: generate samples of a model as HDF5 in physical units."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from envs.denoising import DenoisingProcess
-from pirf_ray.cli import parse, progress_bar, run_command
-from pirf_ray.config import SamplerSettings
-from pirf_ray.correction import make_correction
+from envs.common.checks import at_least, not_negative
+from pirf_ray.cli.devices import available
+from pirf_ray.cli.errors import run_command
+from pirf_ray.cli.flags import not_there, parse
+from pirf_ray.cli.progress import progress_bar
+from pirf_ray.diffusion.model import BASE, TUNED
+from pirf_ray.evaluation.models import GENERATE_STREAM, sampler_record
 from pirf_ray.evaluation.samples import write_samples
-from pirf_ray.rollout import generate
-from pirf_ray.runs import load_policy
+from pirf_ray.training.models import load_model, with_sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Generate samples with a fine-tuned or base model and write them to HDF5 (group ``tuned``, physical units)."""
+    """Generate samples with a fine-tuned or base model and write them to HDF5 (group ``tuned`` or ``base``, physical units)."""
 
     checkpoint: Path
-    """A run directory (its kept model is used), one of its checkpoints, or a base model."""
+    """A run directory (its kept model is used), one of its checkpoints, a base model, or a shipped model's name."""
     out: Path
     """File to write; never overwritten."""
     num_samples: int = 256
@@ -35,43 +35,32 @@ class Arguments:
     device: str = "cpu"
     """cpu, cuda or cuda:1."""
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "num_samples", "batch")
+        if self.corrections is not None:
+            not_negative(self, "corrections")
+        if self.num_steps is not None:
+            at_least(self, 1, "num_steps")
+
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
     arguments = parse(Arguments, argv=argv, prog="python -m pirf_ray.generate", description=Arguments.__doc__)
-    if arguments.out.exists():
-        raise FileExistsError(f"--out {arguments.out} exists; samples are never overwritten")
-    if arguments.corrections is not None and arguments.corrections < 0:
-        raise ValueError(f"--corrections must not be negative, got {arguments.corrections}")
-    if arguments.num_samples < 1 or arguments.batch < 1:
-        raise ValueError(f"--num-samples and --batch must be at least 1, got {arguments.num_samples} and {arguments.batch}")
-    info, policy, config = load_policy(arguments.checkpoint)
-    sampler = config.sampler if config else SamplerSettings()
-    pde = info.pde()
-    process = DenoisingProcess(arguments.num_steps or sampler.num_steps, sampler.solver)
-    steps = sampler.corrections if arguments.corrections is None else arguments.corrections
-    correction = make_correction(pde, steps, config.pirf.operator if config else "") if steps else None
-    outputs = generate(
-        policy.to(available(arguments.device)),
-        process,
-        shape=pde.shape,
+    not_there(arguments.out, "out", "samples")
+    device = available(arguments.device)
+    loaded = load_model(arguments.checkpoint)
+    model = with_sampling(loaded.model, num_steps=arguments.num_steps, corrections=arguments.corrections).to(device)
+    fields = model.sample(
+        range(arguments.num_samples),
         seed=arguments.seed,
-        stream="generate",
-        sample_ids=range(arguments.num_samples),
+        stream=GENERATE_STREAM,
         batch=arguments.batch,
         progress=progress_bar("generating"),
-        groups=("tuned",),
-        correction=correction,
-    )
-    fields = {"tuned" if config else "base": pde.normalizer.to_physical(outputs["tuned"])}
-    write_samples(arguments.out, pde, fields, {"seed": arguments.seed, "stream": "generate"})
-    print(f"{arguments.out}: {arguments.num_samples} samples, NFE {process.num_evaluations}, {steps} corrections")
-
-
-def available(device: str) -> str:
-    """The device if this machine has it; ValueError otherwise."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: this machine has no usable GPU")
-    return device
+    )[TUNED]
+    group = TUNED if loaded.config else BASE
+    write_samples(arguments.out, model.pde, {group: fields}, {"seed": arguments.seed, "stream": GENERATE_STREAM})
+    how = sampler_record(model)
+    print(f"{arguments.out}: {arguments.num_samples} samples, NFE {how.nfe}, {how.corrections} corrections")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from envs import datasets
-from envs.datasets import FieldFile
+from envs.data import datasets
+from envs.data.datasets import FieldFile
 from tiny_pretraining import PDE8
 
 torch.set_num_threads(1)
@@ -31,9 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> FieldFile:
 @pytest.fixture
 def short_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cards of base models that are measured with two sampler steps only."""
-    from pirf_ray import pretrain
-
-    monkeypatch.setattr(pretrain, "CARD_STEPS", (2,))
+    monkeypatch.setattr("pirf_ray.evaluation.cards.CARD_STEPS", (2,))
 
 
 @pytest.fixture

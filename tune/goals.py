@@ -1,83 +1,92 @@
-"""What a sweep is after: how a finished run's figures become values to minimize and constraints to keep."""
+"""Goals of a sweep: how the metrics of a finished trial become values to minimize and constraints to keep."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pirf_ray.config import ConfigError, GuardSettings
+from pirf_ray.diffusion.model import BASE, TUNED
+from pirf_ray.metrics.drift import DriftLimits
+from pirf_ray.metrics.results import EvaluationResult
 
 Goal = Literal["residual", "fidelity", "frontier"]
-VALUES: dict[str, tuple[str, ...]] = {
-    "residual": ("log10 residual",),
-    "fidelity": ("energy distance",),
-    "frontier": ("log10 residual", "energy distance"),
-}
-"""What each goal minimizes. Within a sweep the data floor is one number: the residual orders runs as its ratio to it does."""
+RESIDUAL, ENERGY = "log10 residual", "energy distance"
+VALUES: dict[str, tuple[str, ...]] = {"residual": (RESIDUAL,), "fidelity": (ENERGY,), "frontier": (RESIDUAL, ENERGY)}
+"""Values that each goal minimizes. The data floor is one number in a sweep, so residuals order trials like residuals over it."""
 BROKEN = 1e9
-"""The violation of what is not finite."""
+"""The violation of a constraint whose metric is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Constraints, each relative to the base model on the same noise."""
+    """Limits of the constraints, each relative to the base model on the same noise."""
 
-    guard: GuardSettings
-    """Energy distance, amplitude and spectrum: the fidelity guard's own."""
+    guard: DriftLimits
+    """Limits of energy distance, amplitude and spectrum: the fidelity guard's own."""
     residual: float
     """Largest residual over the base model's (goal fidelity)."""
 
-    def __post_init__(self) -> None:
-        if not self.residual > 0:
-            raise ConfigError(f"--residual-limit must be positive, got {self.residual}")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What a finished run is judged by: its kept model's samples, as ``generate`` gives them, on the trials' noise."""
+class TrialMetrics:
+    """Metrics of a finished trial: of its kept model's samples, as ``generate`` makes them, on the noise of all trials.
+
+    The names of the fields are stored in studies and stay.
+    """
 
     residual: float
-    """Mean square residual of the default operator."""
+    """Mean square residual of the rewarded operator."""
     over_floor: float
+    """Residual over the residual of real data."""
     below_floor: bool
+    """Whether the residual is below that of real data."""
     base_residual: float
+    """Residual of the base model."""
     energy: float
     """Energy distance to held-out data."""
     energy_ratio: float
-    """... over the base model's."""
+    """Energy distance over the base model's."""
     amplitude_ratio: float
-    """Of the channel whose standard deviation changed most against the base model's."""
+    """Standard deviation over the base model's, of the channel that has changed most."""
     spectrum_rise: float
-    """Rise of the log spectrum error, over all channels, over the base model's, decades."""
+    """Log spectrum error over all channels minus the base model's, decades."""
     resolve: float
     """Median re-solve error."""
 
     @classmethod
-    def of(cls, result: Mapping[str, Any]) -> "Figures":
-        """From a run's result.json."""
-        base, tuned = result["base"], result["tuned"]
-        operator = result.get("rewarded_operator") or result["default_operator"]
-        key = f"residual/{operator}/mean"
-        changes = [tuned[f"fidelity/amplitude_ratio/{c}"] / base[f"fidelity/amplitude_ratio/{c}"] for c in result["channels"]]
+    def of(cls, result: EvaluationResult) -> "TrialMetrics":
+        """Take the metrics from the evaluation of a run."""
+        base, tuned = result[BASE], result[TUNED]
+        residual = tuned.residuals[result.rewarded_operator]
+        before, after = base.fidelity, tuned.fidelity
+        ratios = [after.amplitude_ratios[channel] / before.amplitude_ratios[channel] for channel in result.channels]
         return cls(
-            residual=tuned[key],
-            over_floor=tuned[f"residual/{operator}/over_floor"],
-            below_floor=tuned[f"residual/{operator}/below_floor"],
-            base_residual=base[key],
-            energy=tuned["fidelity/energy_distance"],
-            energy_ratio=tuned["fidelity/energy_distance"] / base["fidelity/energy_distance"],
-            amplitude_ratio=max(changes, key=lambda ratio: abs(math.log(ratio)) if ratio > 0 else math.inf),
-            spectrum_rise=tuned["fidelity/log_spectrum_error"] - base["fidelity/log_spectrum_error"],
-            resolve=tuned["resolve/median"],
+            residual=residual.mean,
+            over_floor=residual.over_floor,
+            below_floor=residual.below_floor,
+            base_residual=base.residuals[result.rewarded_operator].mean,
+            energy=after.energy_distance,
+            energy_ratio=after.energy_distance / before.energy_distance,
+            amplitude_ratio=max(ratios, key=_distance_from_one),
+            spectrum_rise=after.log_spectrum_error - before.log_spectrum_error,
+            resolve=tuned.resolve.median,
         )
 
+    @property
+    def residual_ratio(self) -> float:
+        """Return the residual over the base model's."""
+        return self.residual / self.base_residual
+
     def values(self, goal: Goal) -> tuple[float, ...]:
-        """What is minimized; inf where a sample is not finite."""
-        known = {"log10 residual": math.log10(self.residual) if self.residual > 0 else math.inf, "energy distance": self.energy}
+        """Return the values that the goal minimizes; inf if a sample is not finite."""
+        known = {RESIDUAL: math.log10(self.residual) if self.residual > 0 else math.inf, ENERGY: self.energy}
         return tuple(known[name] if math.isfinite(known[name]) else math.inf for name in VALUES[goal])
 
     def constraints(self, goal: Goal, limits: Limits) -> dict[str, float]:
-        """Each at most 0 where it is kept. A residual under the data floor is a hacked reward, never a good one."""
+        """Return the violation of each constraint; a constraint is kept at 0 or below.
+
+        A residual below the data floor violates every goal: its reward is hacked.
+        """
         guard = limits.guard
         by_goal = {
             "residual": {
@@ -85,15 +94,27 @@ class Figures:
                 "amplitude": abs(self.amplitude_ratio - 1) - guard.guard_amplitude,
                 "spectrum": self.spectrum_rise - guard.guard_spectrum,
             },
-            "fidelity": {"residual": self.residual / self.base_residual - limits.residual},
+            "fidelity": {"residual": self.residual_ratio - limits.residual},
             "frontier": {},
         }
         found = {"data floor": 1.0 if self.below_floor else 0.0, **by_goal[goal]}
         return {name: value if math.isfinite(value) else BROKEN for name, value in found.items()}
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the metrics by name. A value that is not finite becomes text, since JSON has no inf."""
+        return {name: value if math.isfinite(value) else str(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "TrialMetrics":
+        """Read the metrics back. TypeError names a metric that is missing or unknown."""
+        values: dict[str, Any] = {name: value if isinstance(value, bool) else float(value) for name, value in data.items()}
+        return cls(**values)
 
 
 def kept(constraints: Mapping[str, float]) -> bool:
+    """Return whether every constraint is kept."""
     return all(value <= 0 for value in constraints.values())
+
+
+def _distance_from_one(ratio: float) -> float:
+    return abs(math.log(ratio)) if ratio > 0 else math.inf

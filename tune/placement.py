@@ -1,70 +1,63 @@
-"""How many trials run at once, and on what: computed from the cluster and checked before anything is placed."""
+"""Placement of trials: how many run at once, and in which placement groups. Resources are counted by the cluster module."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pirf_ray.config import ConfigError, TrainConfig
-from tune.trials import Mode
+from pirf_ray.distributed import cluster
+from pirf_ray.distributed.cluster import Resources
+from pirf_ray.training.settings import TrainConfig
+from tune.directory import Sweep
+from tune.settings import AskedMode, Mode
 
 HEAD_CPUS = 0.01
-"""Of the trial itself, where its actors and workers do the work."""
-Resources = dict[str, float]
+"""CPUs of the trial's own process if its actors and workers do the work."""
+FLAGS: dict[Mode, str] = {
+    "in-process": "--trial-cpus, --trial-gpus",
+    "distributed": "--vary actors, workers, actor-cpus, ...",
+}
+"""Flags that decide what a trial reserves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
+    """Placement of the trials of a sweep."""
+
     mode: Mode
+    """How a trial runs."""
     bundles: list[Resources]
-    """The placement group of one trial: the trial, then its rollout actors."""
+    """The placement group of one trial: the trial's process, then its rollout actors."""
     beside: list[Resources]
-    """What a trial takes outside its group: Ray Train places its learner workers in a group of their own."""
+    """Reservations of a trial outside its group: Ray Train places its learner workers in a group of their own."""
     at_once: int
+    """Trials at once."""
 
 
-def choose_mode(asked: str, config: TrainConfig) -> Mode:
-    """auto: distributed where the run asks for GPUs; what a CPU does alone is done with less in one process."""
-    if asked == "in-process" or asked == "distributed":
-        return asked  # type: ignore[return-value]
-    gpus = config.rollout.actor_gpus + config.learner.worker_gpus
-    return "distributed" if gpus > 0 else "in-process"
+def place_trials(sweep: Sweep, nodes: Sequence[Resources]) -> Placement:
+    """Place the trials of a sweep on the nodes; ConfigError if not even one fits."""
+    a = sweep.arguments
+    mode = choose_mode(a.mode, sweep.config)
+    return place(
+        sweep.config, mode, nodes, cpus=a.trial_cpus, gpus=a.trial_gpus, at_most=min(sweep.total, a.at_once or sweep.total)
+    )
+
+
+def choose_mode(asked: AskedMode, config: TrainConfig) -> Mode:
+    """Return how trials run. auto: distributed if the run asks for GPUs; on CPUs one process does the same with less."""
+    if asked != "auto":
+        return asked
+    return "distributed" if any("GPU" in piece for piece in cluster.pieces_of(config)) else "in-process"
 
 
 def place(config: TrainConfig, mode: Mode, nodes: Sequence[Resources], *, cpus: float, gpus: float, at_most: int) -> Placement:
-    """ConfigError if not even one trial fits the nodes' resources."""
-    if mode == "in-process":
-        bundles, beside = [_resources(cpus, gpus)], []
-    else:
-        rollout, learner = config.rollout, config.learner
-        bundles = [{"CPU": HEAD_CPUS}, *[_resources(rollout.actor_cpus, rollout.actor_gpus)] * rollout.actors]
-        beside = [_resources(learner.worker_cpus, learner.worker_gpus)] * learner.workers
-    at_once = 0
-    while at_once < at_most and fits(nodes, (bundles + beside) * (at_once + 1)):
-        at_once += 1
-    if not at_once:
-        needs = {kind: sum(b.get(kind, 0.0) for b in bundles + beside) for kind in ("CPU", "GPU")}
-        have = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in needs}
-        flags = "--trial-cpus, --trial-gpus" if mode == "in-process" else "--vary actors, workers, actor-cpus, ..."
-        raise ConfigError(
-            f"{flags}: one {mode} trial needs {needs['CPU']:g} CPUs and {needs['GPU']:g} GPUs "
-            f"in {len(bundles + beside)} pieces, the cluster has {have['CPU']:g} and {have['GPU']:g} on {len(nodes)} nodes"
-        )
+    """Return the placement of at most ``at_most`` trials at once; ConfigError if not even one fits the nodes.
+
+    ``cpus``, ``gpus``: of an in-process trial.
+    """
+    bundles, beside = [cluster.resources(cpus, gpus)], []
+    if mode == "distributed":
+        pieces = cluster.pieces_of(config)
+        actors = config.actor.actors
+        bundles, beside = [cluster.resources(HEAD_CPUS, 0), *pieces[:actors]], pieces[actors:]
+    cluster.require_room(FLAGS[mode], f"one {mode} trial", bundles + beside, nodes)
+    at_once = cluster.count_room(bundles + beside, nodes, at_most=at_most)
     return Placement(mode=mode, bundles=bundles, beside=beside, at_once=at_once)
-
-
-def fits(nodes: Sequence[Resources], pieces: Sequence[Resources]) -> bool:
-    """Whether the pieces find room, the largest first, each on the first node that has it: if they do so here, Ray need not
-    wait for room that never comes."""
-    free = [dict(node) for node in nodes]
-    for piece in sorted(pieces, key=lambda p: (p.get("GPU", 0.0), p.get("CPU", 0.0)), reverse=True):
-        for node in free:
-            if all(node.get(kind, 0.0) + 1e-6 >= need for kind, need in piece.items()):
-                for kind, need in piece.items():
-                    node[kind] -= need
-                break
-        else:
-            return False
-    return True
-
-
-def _resources(cpus: float, gpus: float) -> Resources:
-    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})

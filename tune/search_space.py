@@ -7,8 +7,10 @@ from typing import Any, get_type_hints
 
 import optuna
 
-from pirf_ray.config import ConfigError, TrainConfig
-from tune.specs import Spec, Value, parse_spec
+from envs.common.checks import ConfigError, flag
+from envs.common.search import Spec, Value, parse_spec
+from pirf_ray.comparison.tuning import suggest
+from pirf_ray.training.settings import TrainConfig
 
 Params = dict[str, Value]
 KINDS: dict[str, type] = {
@@ -20,24 +22,26 @@ KINDS: dict[str, type] = {
     "layer_mode": str,
     "reuse": float,
 }
-"""The parameters that every sweep has, and what each is."""
+"""The parameters that every sweep has, and their types."""
 DISPLAYED = {
     "truncation": "K, last steps that carry gradient",
     "regularization": "strength of {regularizer}",
     "learning_rate": "of Adam at the first update",
     "num_steps": "N, steps of the sampler",
     "levels": "top decoder levels that learn; 0: all layers",
-    "layer_mode": "below them, where levels > 0",
+    "layer_mode": "of the layers below them, if levels > 0",
     "reuse": "M, updates that a prefix serves{pool}",
 }
+NOT_VARIED = ("env", "resolution", "weights")
+"""Settings that a sweep cannot vary: the base model decides the first two, and the third is no single value."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
     """Specs by parameter, around the run that ``config`` is.
 
-    ``regularizer``: the setting that ``regularization`` stands for, anchor or l2. In a pool, where prefixes are drawn at
-    random, ``reuse`` M is the mean: batch / M prefixes are added an update.
+    ``regularizer``: the setting that ``regularization`` stands for, anchor or l2. A pool draws prefixes at random, so
+    ``reuse`` M is a mean there: batch / M prefixes are added per update.
     """
 
     config: TrainConfig
@@ -54,10 +58,10 @@ class SearchSpace:
         narrowed: Mapping[str, str] | None = None,
         varied: Mapping[str, str] | None = None,
     ) -> "SearchSpace":
-        """The default space of a preset, with the texts of ``narrowed`` in place of its own and the settings ``varied`` added.
+        """Return the default space of a preset, with the texts of ``narrowed`` in place of its own and ``varied`` settings added.
 
-        ConfigError, naming the flag, on a text that is no spec, on a setting that does not exist and on values that cannot
-        go together.
+        ConfigError names the flag of a text that is no spec, of a setting that does not exist and of values that do not go
+        together.
         """
         regularizer = regularizer or ("anchor" if config.regularization.anchor > 0 else "l2")
         texts = {**default_texts(config, decoder_levels, regularizer), **{k: v for k, v in (narrowed or {}).items() if v}}
@@ -66,8 +70,8 @@ class SearchSpace:
         for given, text in (varied or {}).items():
             name = given.replace("-", "_")
             if name in KINDS or name in (regularizer, "pool_growth"):
-                flag = {regularizer: "regularization", "pool_growth": "reuse"}.get(name, name)
-                raise ConfigError(f"--vary {given}: this is --{flag.replace('_', '-')}")
+                own = {regularizer: "regularization", "pool_growth": "reuse"}.get(name, name)
+                raise ConfigError(f"--vary {given}: this is {flag(own)}")
             if name not in kinds:
                 raise ConfigError(f"--vary {given}: no setting of a run; known: {', '.join(sorted(kinds))}")
             specs[name] = parse_spec(f"vary {given}", text, kinds[name])
@@ -76,7 +80,7 @@ class SearchSpace:
         return space
 
     def _check(self, decoder_levels: int) -> None:
-        """Every combination of ends must make a run."""
+        """Raise ConfigError unless every combination of ends makes a run."""
         levels = self.specs["levels"].ends()
         if not all(isinstance(n, int) and 0 <= n <= decoder_levels for n in levels):
             raise ConfigError(
@@ -90,17 +94,14 @@ class SearchSpace:
                 raise ConfigError(f"the search space holds a run that cannot be: {error}") from None
 
     def suggest(self, trial: optuna.Trial) -> Params:
-        """Values of one trial. The layer mode is asked for only where levels are truncated."""
-        params: Params = {}
-        for name, spec in self.specs.items():
-            if name != "layer_mode":
-                params[name] = spec.suggest(trial, name)
+        """Return the values of one trial. The layer mode is asked for only if levels are cut."""
+        params: Params = {name: suggest(trial, name, spec) for name, spec in self.specs.items() if name != "layer_mode"}
         if params["levels"]:
-            params["layer_mode"] = self.specs["layer_mode"].suggest(trial, "layer_mode")
+            params["layer_mode"] = suggest(trial, "layer_mode", self.specs["layer_mode"])
         return params
 
     def run_config(self, params: Mapping[str, Value]) -> TrainConfig:
-        """The run that the values make of ``config``."""
+        """Return the run that the values make of ``config``."""
         settings: dict[str, Any] = dict(params)
         settings[self.regularizer] = settings.pop("regularization")
         uses = settings.pop("reuse")
@@ -114,48 +115,41 @@ class SearchSpace:
         return self.config.with_settings(**settings)
 
     def preset(self) -> Params:
-        """The preset's own values, as far as the space searches and holds them: the first trial."""
-        c = self.config
-        own: Params = {
-            "truncation": c.pirf.truncation,
-            "regularization": getattr(c.regularization, self.regularizer),
-            "learning_rate": c.optimizer.learning_rate,
-            "num_steps": c.sampler.num_steps,
-            "levels": c.pirf.levels,
-            "reuse": uses_of(c),
-        }
-        if c.pirf.levels:
-            own["layer_mode"] = c.pirf.layer_mode
-        settings = flat(c)
-        own |= {name: settings[name] for name in self.specs if name not in KINDS}
-        return {name: value for name, value in own.items() if not self.specs[name].fixed and self.specs[name].holds(value)}
+        """Return the values of the first trial: the preset's own, as far as the space searches and holds them."""
+        settings = flat(self.config) | {"reuse": uses_of(self.config)}
+        settings["regularization"] = settings[self.regularizer]
+        if not self.config.parameters.levels:
+            del settings["layer_mode"]
+        searched = {name: spec for name, spec in self.specs.items() if name in settings and not spec.fixed}
+        return {name: settings[name] for name, spec in searched.items() if spec.holds(settings[name])}
 
     def outside(self) -> list[str]:
-        """Searched or fixed parameters whose space does not hold the preset's value."""
-        held = self.preset().keys()
-        return [
-            name
-            for name, spec in self.specs.items()
-            if name not in held and not spec.fixed and not (name == "layer_mode" and not self.config.pirf.levels)
-        ]
+        """Return the searched parameters whose space does not hold the preset's value."""
+        known = self.preset().keys() | (set() if self.config.parameters.levels else {"layer_mode"})
+        return [name for name, spec in self.specs.items() if name not in known and not spec.fixed]
+
+    def searched(self) -> list[str]:
+        """Return the parameters that are searched: the others are fixed."""
+        return [name for name, spec in self.specs.items() if not spec.fixed]
 
     def texts(self) -> dict[str, str]:
-        """What the command line takes, by parameter."""
+        """Return the text of each spec, as the command line takes it."""
         return {name: str(spec) for name, spec in self.specs.items()}
 
     def __str__(self) -> str:
+        """Return a line per parameter: its name, its spec, its meaning."""
         pool = ", on average" if self.config.rollout.strategy == "pool" else ""
         named = {name: text.format(regularizer=self.regularizer, pool=pool) for name, text in DISPLAYED.items()}
         width = max(map(len, self.specs))
-        column = max(len(str(spec)) for spec in self.specs.values())
+        column = max(map(len, self.texts().values()))
         return "\n".join(
-            f"{name:{width}}  {spec!s:{column}}  {named.get(name, '')}".rstrip() for name, spec in self.specs.items()
+            f"{name:{width}}  {text:{column}}  {named.get(name, '')}".rstrip() for name, text in self.texts().items()
         )
 
 
 def default_texts(config: TrainConfig, decoder_levels: int, regularizer: str) -> dict[str, str]:
-    """The space around a preset: truncation and regularization widely, what else decides a run within a factor of a few."""
-    k, n, rate = config.pirf.truncation, config.sampler.num_steps, config.optimizer.learning_rate
+    """Return the specs around a preset: wide for truncation and regularization, a factor of a few for the others."""
+    k, n, rate = config.policy.truncation, config.sampler.num_steps, config.optimizer.learning_rate
     strength = getattr(config.regularization, regularizer)
     steps = sorted({max(1, n // 2), n})
     uses = uses_of(config)
@@ -172,7 +166,7 @@ def default_texts(config: TrainConfig, decoder_levels: int, regularizer: str) ->
 
 
 def uses_of(config: TrainConfig) -> float:
-    """M: updates that a prefix serves, in a pool on average."""
+    """Return M, the updates that a prefix serves; in a pool on average."""
     rollout = config.rollout
     if rollout.strategy == "fresh":
         return float(rollout.reuse)
@@ -180,22 +174,23 @@ def uses_of(config: TrainConfig) -> float:
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
-    """Every setting of every group by its name."""
-    settings: dict[str, Any] = {}
-    for group in fields(config):
-        value = getattr(config, group.name)
-        settings |= {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else {group.name: value}
-    return settings
+    """Return every setting of every group by its name."""
+    return {f: getattr(group, f) for group in _groups(config) for f in _settings(group)}
 
 
 def setting_kinds(config: TrainConfig) -> dict[str, type]:
-    """The settings that can be varied, and what each is."""
-    kinds: dict[str, type] = {"seed": int}
-    for group in fields(config):
-        value = getattr(config, group.name)
-        if is_dataclass(value):
-            hints = get_type_hints(type(value))
-            kinds |= {
-                f.name: hints[f.name] if hints[f.name] in (int, float) else str for f in fields(value) if f.name != "weights"
-            }
-    return kinds
+    """Return the settings that can be varied, and their types."""
+    kinds: dict[str, type] = {}
+    for group in _groups(config):
+        hints = get_type_hints(type(group))
+        kinds |= {name: hints[name] if hints[name] in (int, float) else str for name in _settings(group)}
+    return {name: kind for name, kind in kinds.items() if name not in NOT_VARIED}
+
+
+def _groups(config: TrainConfig) -> list[Any]:
+    """Return the config itself, for the settings that have no group, and every group."""
+    return [config, *(value for value in vars(config).values() if is_dataclass(value))]
+
+
+def _settings(group: Any) -> list[str]:
+    return [f.name for f in fields(group) if not is_dataclass(getattr(group, f.name))]

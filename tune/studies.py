@@ -1,25 +1,25 @@
-"""The study: every trial that was ever begun, in Optuna's storage. It alone says what is done and what is left."""
+"""The study: every trial that was ever started, in Optuna's storage. It alone holds what is done and what is left."""
 
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pirf_ray.config import ConfigError
-from tune.goals import VALUES, Figures, Goal, Limits
+from envs.common.checks import ConfigError, flag
+from tune.goals import VALUES, Goal, Limits, TrialMetrics
 from tune.search_space import Params, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-FIGURES, SWEEP, RUN = "figures", "sweep", "run"
+METRICS, SWEEP, RUN, FAILURE = "figures", "sweep", "run", "error"
+"""User attributes of a trial. Old studies hold these names too."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STARTUP_TRIALS = 5
-"""Random ones, before TPE has anything to go by; Optuna's default of 10 would be nearly all of a sweep on a laptop."""
+"""Random trials before TPE models the others. Optuna's default of 10 would be nearly all of a sweep on a laptop."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Suggestion:
     number: int
     params: Params
     stoppable: bool
-    """Not the first of a sweep: the preset's run, with which the others are compared, is always run to its end."""
+    """Whether ASHA may stop it. The first trial of a sweep, the preset's, always runs to its end: the others are compared with it."""
 
 
 def open_study(storage: str, name: str, goal: Goal, about: dict[str, str]) -> optuna.Study:
-    """Make a study, or go on with the one of that name; ConfigError if that is about something else."""
+    """Create a study, or open the existing study of that name; ConfigError if that is about something else."""
     try:
         study = optuna.create_study(
             storage=storage, study_name=name, directions=["minimize"] * len(VALUES[goal]), load_if_exists=True
@@ -44,7 +44,8 @@ def open_study(storage: str, name: str, goal: Goal, about: dict[str, str]) -> op
     found = {key: study.user_attrs[key] for key in wanted if key in study.user_attrs}
     differing = [f"{key} {found[key]!r} there, {wanted[key]!r} asked" for key in found if found[key] != wanted[key]]
     if differing or (study.trials and not found):
-        raise ConfigError(f"--study {name!r} is of another sweep: {'; '.join(differing) or 'its trials are not of this command'}")
+        reason = "; ".join(differing) or "its trials are not of this command"
+        raise ConfigError(f"--study {name!r} belongs to another sweep: {reason}")
     for key, value in wanted.items():
         study.set_user_attr(key, value)
     with _known_experiments():
@@ -54,24 +55,27 @@ def open_study(storage: str, name: str, goal: Goal, about: dict[str, str]) -> op
 
 @contextmanager
 def _known_experiments() -> Iterator[None]:
-    """Optuna calls experimental what has been as it is since its version 3."""
+    """Silence Optuna's warning about functions that it calls experimental and has not changed since its version 3."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
 
 
 def _masked(error: Exception, storage: str) -> str:
-    """The error's first line, without the storage's address, which may hold a password."""
+    """Return the error's first line, without the storage's address, which may hold a password."""
     return first_line(error).replace(storage, "the storage")
 
 
 def first_line(error: BaseException) -> str:
-    """What a database says; more lines are its statement and its advice."""
+    """Return the message of a database's error; its further lines are the statement and advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def make_sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
-    """TPE that knows the constraints. Its seed counts the trials there are: one that began again would repeat itself."""
+    """Return a TPE sampler that knows the constraints.
+
+    Its seed counts the trials that the study has. A sampler that started again with the same seed would repeat itself.
+    """
     with _known_experiments():
         return optuna.samplers.TPESampler(
             multivariate=True,
@@ -83,15 +87,16 @@ def make_sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
 
 
 class SweepStudy:
-    """One sweep's part of a study. Several sweeps may share one: each hands out its own trials and learns from all."""
+    """One sweep's part of a study. Several sweeps may share a study: each hands out its own trials and learns from all."""
 
     def __init__(self, study: optuna.Study, space: SearchSpace, *, sweep: str, goal: Goal, limits: Limits) -> None:
+        """``sweep``: the identity of the sweep, which its trials carry."""
         self.study, self.space, self.sweep, self.goal, self.limits = study, space, sweep, goal, limits
         self._handed: set[int] = set()
         self._check_lists()
 
     def _check_lists(self) -> None:
-        """Optuna cannot change the list that a parameter was searched over."""
+        """Raise ConfigError if the space has another list than the study: Optuna cannot change the list of a parameter."""
         for trial in self.study.trials:
             for name, distribution in trial.distributions.items():
                 spec = self.space.specs.get(name)
@@ -99,25 +104,30 @@ class SweepStudy:
                     continue
                 if not spec.fixed and tuple(distribution.choices) != tuple(spec.ends()):
                     there = ",".join(map(str, distribution.choices))
-                    flag = name.replace("_", "-")
                     raise ConfigError(
-                        f"--{flag} {spec}: the study searches {there}, which cannot change; use that or another --study"
+                        f"{flag(name)} {spec}: the study searches {there}, which cannot change; use that or another --study"
                     )
 
     def own(self) -> list[FrozenTrial]:
-        """This sweep's trials by number. Enqueued ones that another process asked for are not among them."""
+        """Return this sweep's trials by number, without the enqueued trials that another process has asked for."""
         return [t for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get(SWEEP) == self.sweep]
 
     def finished(self) -> list[FrozenTrial]:
+        """Return this sweep's trials that are complete, stopped or failed."""
         return [trial for trial in self.own() if trial.state in FINISHED]
 
-    def begin(self) -> None:
-        """Put the preset's own values first in line, the first time."""
+    def ranked(self) -> list[FrozenTrial]:
+        """Return this sweep's complete trials, best first."""
+        own = {trial.number for trial in self.own()}
+        return [trial for trial in best_first(self.study) if trial.number in own]
+
+    def enqueue_preset(self) -> None:
+        """Put the preset's own values first in line, unless the sweep has trials."""
         if not self.own():
             self.study.enqueue_trial(self.space.preset(), user_attrs={SWEEP: self.sweep})
 
     def next(self) -> Suggestion:
-        """A trial that an earlier process of this sweep left unfinished, else a new one."""
+        """Return a trial that an earlier process of this sweep left unfinished, or else a new trial."""
         for trial in self.own():
             if trial.state == TrialState.RUNNING and trial.number not in self._handed:
                 self._handed.add(trial.number)
@@ -133,53 +143,60 @@ class SweepStudy:
         return Suggestion(number, params, stoppable=number != self.own()[0].number)
 
     def params(self, trial: FrozenTrial) -> Params:
-        """All parameters of a trial, those that the space fixes included. Of one that was left while it was asked for, the rest
-        is asked for now."""
+        """Return all parameters of a trial, fixed ones included.
+
+        If a process died while it asked for them, the missing ones are asked for now.
+        """
         return self.space.suggest(self._handle(trial.number))
 
     def _handle(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
 
-    def note(self, number: int, update: int, value: float) -> None:
-        """A running trial's best residual so far, for the dashboard and the report."""
+    def record_score(self, number: int, update: int, score: float) -> None:
+        """Record the best residual so far of a running trial, for the dashboard and the report."""
         if len(VALUES[self.goal]) > 1:
-            return  # Optuna keeps the course of single values only
-        noted = self.study.get_trials(deepcopy=False)[number].intermediate_values
-        if update not in noted:  # a resumed trial begins with its past
-            self._handle(number).report(value, update)
+            return  # Optuna keeps the learning curve of single values only
+        recorded = self.study.get_trials(deepcopy=False)[number].intermediate_values
+        if update not in recorded:  # a continued trial reports its past again
+            self._handle(number).report(score, update)
 
-    def finish(self, number: int, figures: Figures) -> None:
-        """Take in a run's end."""
+    def finish(self, number: int, metrics: TrialMetrics) -> None:
+        """Record the metrics of a finished trial."""
         trial = self._handle(number)
-        trial.set_user_attr(FIGURES, {k: _storable(v) for k, v in figures.to_json().items()})
-        for name, violation in figures.constraints(self.goal, self.limits).items():
-            if name not in trial.constraints:  # else from a driver that died while it told
+        trial.set_user_attr(METRICS, metrics.to_json())
+        for name, violation in metrics.constraints(self.goal, self.limits).items():
+            if name not in trial.constraints:  # a driver that died while recording may have set it
                 trial.set_constraint(name, violation)
-        values = figures.values(self.goal)
+        values = metrics.values(self.goal)
         state = TrialState.COMPLETE if all(map(math.isfinite, values)) else TrialState.FAIL
         self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state)
 
     def stop(self, number: int) -> None:
-        """A run that was not worth its end."""
+        """Record that ASHA has stopped a trial."""
         self.study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, why: str) -> None:
-        self._handle(number).set_user_attr("error", why)
+        """Record that a trial has failed."""
+        self._handle(number).set_user_attr(FAILURE, why)
         self.study.tell(number, state=TrialState.FAIL)
 
 
 def run_name(number: int) -> str:
+    """Return the name of a trial's run directory."""
     return f"{number:04d}"
 
 
-def _storable(value: Any) -> Any:
-    """JSON has no inf."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def metrics_of(trial: FrozenTrial) -> TrialMetrics:
+    """Return the metrics of a finished trial."""
+    return TrialMetrics.from_json(trial.user_attrs[METRICS])
 
 
 def best_first(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete trials: those inside the constraints by value, then the others by violation; of two objectives the frontier's
-    front first, each front by its first value."""
+    """Return the complete trials, best first.
+
+    Trials inside the constraints come first, by value, then the others, by violation. If there are two values, the Pareto
+    front comes first; it and the others are each ordered by the first value.
+    """
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     violation = {t.number: sum(max(0.0, c) for c in t.constraints.values()) for t in complete}
     front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()

@@ -8,10 +8,11 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs.grids import Grid
-from envs.normalization import Normalizer
+from envs.common.registry import Registry, unknown
+from envs.numerics.grids import Grid
+from envs.numerics.normalization import Normalizer
 
-REGISTRY: dict[str, type["PDE"]] = {}
+REGISTRY: Registry[type["PDE"]] = Registry("env")
 REQUIRED = (
     "env_id",
     "equation",
@@ -151,12 +152,7 @@ def register(cls: type[PDE]) -> type[PDE]:
     strangers = sorted(set(cls.inputs) - set(cls.channels))
     if strangers:
         raise ValueError(f"{cls.__name__} cannot be registered: its inputs {strangers} are none of its channels {cls.channels}")
-    known = REGISTRY.get(cls.env_id, cls)
-    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ValueError(
-            f"env id {cls.env_id!r} of {cls.__module__}.{cls.__name__} is taken by {known.__module__}.{known.__name__}"
-        )
-    REGISTRY[cls.env_id] = cls
+    REGISTRY.register(cls.env_id)(cls)
     if cls.env_id not in gymnasium.registry:
         gymnasium.register(
             id=cls.env_id,
@@ -170,7 +166,5 @@ def register(cls: type[PDE]) -> type[PDE]:
 def make_pde(env_id: str, resolution: int | None = None, **parameters: float) -> PDE:
     """The PDE registered under ``env_id`` (such as ``Burgers-v0``), at the given or its default resolution and parameters."""
     if env_id not in REGISTRY:
-        raise ValueError(
-            f"unknown env {env_id!r}; known: {sorted(REGISTRY)}; your own: --env module:{env_id}, or PIRF_RAY_PDES=module"
-        )
+        raise ValueError(f"{unknown('env', env_id, REGISTRY)}; your own: --env module:{env_id}, or PIRF_RAY_PDES=module")
     return REGISTRY[env_id](resolution, **parameters)

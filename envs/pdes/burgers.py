@@ -12,15 +12,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from envs import seeding
-from envs.etdrk4 import ETDRK4
-from envs.grids import Axis, Grid
-from envs.normalization import Normalizer
-from envs.operators import (
-    central_difference_replicate,
-    spectral_derivative,
-    zero_pad_spectrum,
-)
+from envs.numerics import seeding
+from envs.numerics.etdrk4 import ETDRK4
+from envs.numerics.grids import Axis, Grid
+from envs.numerics.normalization import Normalizer
+from envs.numerics.operators import central_difference_replicate, spectral_derivative, zero_pad_spectrum
 from envs.pdes.base import PDE, register, relative_error
 
 VISCOSITY = 0.01

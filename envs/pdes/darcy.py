@@ -1,6 +1,6 @@
 """Darcy flow (Huang et al. 2024, arXiv 2406.17763): -div(a grad u) = 1 on [0, 1]^2, u = 0 on the wall.
 
-a = 12 where the Gaussian random field of envs.random_fields (alpha 2, tau 3) is >= 0, else 3. Channels (a, u), cell
+a = 12 where the Gaussian random field of envs.numerics.random_fields (alpha 2, tau 3) is >= 0, else 3. Channels (a, u), cell
 centres, h = 1/n, dimensionless. Model units: 0.2 a - 1.5, 115 u - 0.9.
 """
 
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from envs.dual_norms import dual_square
-from envs.grids import Axis, Grid
-from envs.normalization import Normalizer
-from envs.operators import central_difference_replicate
+from envs.numerics.dual_norms import dual_square
+from envs.numerics.grids import Axis, Grid
+from envs.numerics.normalization import Normalizer
+from envs.numerics.operators import central_difference_replicate
+from envs.numerics.random_fields import neumann_field
+from envs.numerics.symmetries import random_square_symmetry
 from envs.pdes import darcy_solver
 from envs.pdes.base import PDE, register, relative_error
-from envs.random_fields import neumann_field
-from envs.symmetries import random_square_symmetry
 
 LOW, HIGH = 3.0, 12.0
 SOURCE = 1.0
@@ -45,7 +45,7 @@ class Darcy(PDE):
 
     Conditions: ``two_valued``, the mean squared distance of a to the nearer of 3 and 12 (model units);
     ``conservation``, the square of (flux out of the walls - source of the whole square); ``weak``, the squared H^-1 norm
-    of the consistent residual (envs.dual_norms), its natural norm also where a jumps.
+    of the consistent residual (envs.numerics.dual_norms), its natural norm also where a jumps.
     """
 
     env_id = "Darcy-v0"

@@ -13,12 +13,12 @@ import scipy.fft
 import torch
 import torch.nn.functional as F
 
-from envs.dual_norms import dual_square
-from envs.grids import Axis, Grid
-from envs.normalization import Normalizer
-from envs.operators import five_point_laplacian, nine_point_laplacian
+from envs.numerics.dual_norms import dual_square
+from envs.numerics.grids import Axis, Grid
+from envs.numerics.normalization import Normalizer
+from envs.numerics.operators import five_point_laplacian, nine_point_laplacian
+from envs.numerics.symmetries import random_square_symmetry
 from envs.pdes.base import PDE, relative_error
-from envs.symmetries import random_square_symmetry
 
 
 def sine_solve(source: np.ndarray, shift: float) -> np.ndarray:
@@ -44,7 +44,7 @@ class VertexElliptic(PDE):
                     data score badly in the boundary rows. Kept for comparison with the literature.
 
     Conditions: ``wall``, the mean square of v on the wall in model units, and ``weak``, the squared H^-1 norm of the
-    consistent residual (envs.dual_norms).
+    consistent residual (envs.numerics.dual_norms).
     """
 
     shift: ClassVar[float]

@@ -1,6 +1,6 @@
 """Helmholtz equation (Huang et al. 2024, arXiv 2406.17763): lap psi + psi = f on [0, 1]^2, psi = 0 on the wall.
 
-f is the Gaussian random field of envs.random_fields (alpha 2, tau 3), set to zero on the wall. Channels (f, psi),
+f is the Gaussian random field of envs.numerics.random_fields (alpha 2, tau 3), set to zero on the wall. Channels (f, psi),
 vertices, dimensionless. Model units: f / 2.15, psi / 0.028.
 """
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from envs.numerics.random_fields import neumann_field
 from envs.pdes.base import register
 from envs.pdes.elliptic import VertexElliptic, edge_mean_square
-from envs.random_fields import neumann_field
 
 
 @register

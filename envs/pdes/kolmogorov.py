@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from envs import seeding
-from envs.grids import Axis, Grid
-from envs.normalization import Normalizer
+from envs.numerics import seeding
+from envs.numerics.grids import Axis, Grid
+from envs.numerics.normalization import Normalizer
 from envs.pdes.base import PDE, register, relative_error
 from envs.pdes.kolmogorov_solver import (
     DRAG,

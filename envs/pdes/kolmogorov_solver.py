@@ -15,8 +15,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from envs import seeding
-from envs.etdrk4 import ETDRK4
+from envs.numerics import seeding
+from envs.numerics.etdrk4 import ETDRK4
 
 EXTENT = 2 * np.pi
 DRAG = 0.1

@@ -1,6 +1,6 @@
 """Poisson equation (Huang et al. 2024, arXiv 2406.17763): lap phi = f on [0, 1]^2, phi = 0 on the wall.
 
-f is the Gaussian random field of envs.random_fields (alpha 2, tau 3), kept on the wall. Channels (f, phi), vertices,
+f is the Gaussian random field of envs.numerics.random_fields (alpha 2, tau 3), kept on the wall. Channels (f, phi), vertices,
 dimensionless. Model units: f / 2.15, 36.5 phi.
 """
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from envs.numerics.random_fields import neumann_field
 from envs.pdes.base import register
 from envs.pdes.elliptic import VertexElliptic
-from envs.random_fields import neumann_field
 
 
 @register

@@ -1,146 +1,42 @@
-"""The driver's side: connect to or start Ray, check the resources, run the learner and its actors."""
+"""The driver's side of a run: the learner on Ray Train workers and its rollout actors."""
 
-import logging
-import os
 import re
-import signal
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util import get_current_placement_group
 
-from pirf_ray.config import ConfigError, LearnerFailed, TrainConfig
-from pirf_ray.distributed.actors import start_actors, stop_actors
-from pirf_ray.distributed.train_loop import train_loop
-from pirf_ray.runs import RunDirectory
+from pirf_ray.distributed.actors import RolloutActor
+from pirf_ray.distributed.loops import train_loop
+from pirf_ray.training.outcome import LearnerFailed
+from pirf_ray.training.runs import RunDirectory
+from pirf_ray.training.settings import TrainConfig
 
-log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
-PROBE_SECONDS = 10.0
-MEMORY_STORE_BYTES = 256 * 1024 * 1024
 
 
-def _explain(run: RunDirectory, error: BaseException) -> str:
-    """One line: what failed in the end, and from where the run can go on."""
-    saved = sorted(run.paths.checkpoints.glob("update_*"))
-    where = f"the last checkpoint is {saved[-1]}; --resume goes on from it" if saved else "no checkpoint was written yet"
+def explain(run: RunDirectory, error: BaseException) -> str:
+    """Return one line: what failed in the end, and from where the run can go on."""
+    saved = run.newest()
+    where = f"the last checkpoint is {saved}; --resume goes on from it" if saved else "no checkpoint was written yet"
     return f"the learner failed: {last_line(error)}; {where}"
 
 
 def last_line(error: BaseException) -> str:
-    """What failed in the end: Ray's errors begin with the traceback."""
+    """Return what failed in the end: Ray's errors begin with the traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
 def errno_of(error: BaseException) -> int | None:
-    """The operating system's error that a worker failed with, if it was one: of it Ray brings back the traceback's text."""
+    """Return the number of the operating system's error that a worker failed with; Ray brings back the traceback's text."""
     found = re.search(r"\[Errno (\d+)\]", last_line(error))
     return int(found[1]) if found else None
-
-
-def required(config: TrainConfig) -> dict[str, float]:
-    """CPUs and GPUs that a run reserves."""
-    r, w = config.rollout, config.learner
-    return {
-        "CPU": r.actors * r.actor_cpus + w.workers * w.worker_cpus,
-        "GPU": r.actors * r.actor_gpus + w.workers * w.worker_gpus,
-    }
-
-
-def check_resources(config: TrainConfig, available: dict[str, float]) -> None:
-    """ConfigError that says what is missing, before anything is placed."""
-    for kind, need in required(config).items():
-        have = available.get(kind, 0.0)
-        if need > have + 1e-6:
-            raise ConfigError(
-                f"--actors {config.rollout.actors} and --workers {config.learner.workers} need {need:g} {kind}s "
-                f"(--actor-{kind.lower()}s {getattr(config.rollout, f'actor_{kind.lower()}s'):g} and "
-                f"--worker-{kind.lower()}s {getattr(config.learner, f'worker_{kind.lower()}s'):g} each), "
-                f"the cluster has {have:g}"
-            )
-
-
-def local_resources() -> dict[str, float]:
-    """What a local Ray would have."""
-    import torch
-
-    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
-
-
-@contextmanager
-def children_ignore_ctrl_c() -> Iterator[None]:
-    """Processes started here inherit an ignored SIGINT.
-
-    A terminal sends Ctrl-C to all of them, and a learner that it killed could not write its checkpoint: only the driver
-    acts on it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def connect(config: TrainConfig, address: str | None) -> None:
-    """Join the cluster at ``address`` (or RAY_ADDRESS), or start Ray here with every port on loopback; check resources."""
-    if not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS")):
-        check_resources(config, local_resources())
-    check_resources(config, join(address))
-
-
-def join(address: str | None, *, dashboard: bool = False) -> dict[str, float]:
-    """Ray, as ``connect`` says, unless this process has it already; returns the cluster's resources.
-
-    ``dashboard``: of a Ray that is started here, on loopback. Ray Tune needs it: without it the placement groups of trials that
-    are stopped early are never given back.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    if ray.is_initialized():
-        return ray.cluster_resources()
-    if address:
-        check_answers(address)
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from None
-    else:
-        with children_ignore_ctrl_c():
-            ray.init(
-                address="local",  # whatever other cluster runs on this machine
-                num_cpus=int(local_resources()["CPU"]),
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=MEMORY_STORE_BYTES,
-            )
-    return ray.cluster_resources()
-
-
-def check_answers(address: str) -> None:
-    """ConfigError where nothing listens: Ray itself waits minutes for a cluster that is not there, and says little."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return  # "auto"
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from None
-
-
-def node_resources() -> list[dict[str, float]]:
-    """CPUs and GPUs of each node that is alive."""
-    return [{kind: node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU")} for node in ray.nodes() if node["Alive"]]
 
 
 def torch_trainer(
@@ -153,7 +49,7 @@ def torch_trainer(
     root: Path,
     max_failures: int,
 ) -> TorchTrainer:
-    """``loop(settings)`` on Ray Train workers, begun again after a lost one; Ray's own files go to root/ray_train."""
+    """Return a trainer of ``loop(settings)`` on Ray Train workers, restarted after a lost one; Ray's own files go to root/ray_train."""
     return TorchTrainer(
         loop,
         train_loop_config=settings,
@@ -168,7 +64,40 @@ def torch_trainer(
     )
 
 
+def start_actors(
+    config: TrainConfig, base: Path, parameters: dict[str, float], kind: type[RolloutActor] = RolloutActor, *more: float
+) -> list[Any]:
+    """Return the rollout actors, made by the driver so that they outlive a lost learner. Ray restarts a lost one without limit.
+
+    ``parameters``: of the PDE. ``kind``, and ``more`` that it takes. They are spread over the nodes, but in a placement group,
+    a trial's of a sweep, they take the room that it holds for them.
+    """
+    actor = config.actor
+    remote = ray.remote(
+        num_cpus=actor.actor_cpus,
+        num_gpus=actor.actor_gpus,
+        max_restarts=-1,
+        max_task_retries=0,
+        scheduling_strategy="SPREAD" if get_current_placement_group() is None else None,  # "DEFAULT" would leave the group
+    )(kind)
+    device = "cuda" if actor.actor_gpus else "cpu"
+    task = config.prefix_task(parameters)
+    return [remote.remote(task, config.policy, base, actor.actor_threads, device, *more) for _ in range(actor.actors)]
+
+
+def wait_until_up(actors: list[Any]) -> None:
+    """Return when every actor answers."""
+    ray.get([actor.ping.remote() for actor in actors])
+
+
+def stop_actors(actors: list[Any]) -> None:
+    """End the actors and free what they reserve."""
+    for actor in actors:
+        ray.kill(actor)
+
+
 def make_trainer(run: RunDirectory, actors: list[object]) -> TorchTrainer:
+    """Return the trainer of a run whose rollouts the actors make."""
     learner = run.config.learner
     return torch_trainer(
         train_loop,
@@ -187,17 +116,18 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
     Ctrl-C asks the learner to end after its present update, with a checkpoint, and raises KeyboardInterrupt afterwards.
     LearnerFailed if the learner failed more often than ``max_failures`` allows.
     """
-    actors = start_actors(run.config, run.paths.base)
+    info, _ = run.load_base()
+    actors = start_actors(run.config, run.paths.base, info.parameters)
     failure, interrupted = fit(make_trainer(run, actors), run.stop_file, on_poll)
     stop_actors(actors)
     if failure:
-        raise LearnerFailed(_explain(run, failure), errno_of(failure)) from failure
+        raise LearnerFailed(explain(run, failure), errno_of(failure)) from failure
     if interrupted:
         raise KeyboardInterrupt
 
 
 def fit(trainer: TorchTrainer, stop_file: Path, on_poll: Callable[[], None]) -> tuple[BaseException | None, bool]:
-    """Run the trainer to its end: what it failed with, and whether Ctrl-C asked it, by the stop file, to end."""
+    """Run the trainer to its end; return what it failed with, and whether Ctrl-C asked it, by the stop file, to end."""
     failure: list[BaseException] = []
     # Not thread.join: interrupted by Ctrl-C, Python 3.11 takes a thread that still runs for one that has ended.
     done = threading.Event()

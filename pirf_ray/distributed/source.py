@@ -1,4 +1,4 @@
-"""Prefixes from rollout actors: keeps every actor busy as far ahead as the plan allows, and survives lost ones."""
+"""Prefixes from rollout actors: every actor is kept busy as far ahead as the plan allows, and lost actors are survived."""
 
 import logging
 import time
@@ -9,11 +9,9 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
-from pirf_ray.config import TrainConfig
-from pirf_ray.distributed.actors import Shipment
 from pirf_ray.distributed.weights import WeightMessage
-from pirf_ray.plan import make_plan
-from pirf_ray.rollout import Prefix
+from pirf_ray.learning.rollouts.plan import RolloutPlan
+from pirf_ray.learning.rollouts.prefixes import Prefix
 
 PROBE_SECONDS = 0.5
 GIVE_UP_SECONDS = 300.0
@@ -21,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class ActorSource:
-    """A PrefixSource over Ray actors. Each chunk is made once: a lost actor's chunk goes back to the head of the queue."""
+    """A PrefixSource over Ray actors. Each chunk is made once: a lost actor's chunk returns to the head of the queue."""
 
-    def __init__(self, config: TrainConfig, actors: list[Any]) -> None:
-        self.config, self.plan = config, make_plan(config)
-        self.fixed = config.pirf.scope == "tail"
+    def __init__(self, plan: RolloutPlan, actors: list[Any], *, fixed: bool, staleness: int) -> None:
+        """``fixed``: the base model makes every prefix, so that no weights are sent."""
+        self.plan, self.fixed, self.staleness = plan, fixed, staleness
         self._idle = deque(actors)
         self._running: dict[ray.ObjectRef, tuple[Any, int]] = {}
         self._probes: dict[ray.ObjectRef, Any] = {}
@@ -40,7 +38,7 @@ class ActorSource:
         """Make version ``version`` available, and let the actors begin what it allows: learning goes on beside them."""
         if not self.fixed:
             self._messages[version] = ray.put(WeightMessage.pack(version, weights))
-            oldest = version - self.config.rollout.staleness
+            oldest = version - self.staleness
             self._messages = {v: m for v, m in self._messages.items() if v >= oldest}
         elif not self._messages:
             self._messages[0] = ray.put(None)
@@ -101,7 +99,7 @@ class ActorSource:
             return False
         actor, chunk = self._running.pop(ref)
         try:
-            shipment: Shipment = ray.get(ref)
+            prefix: Prefix = ray.get(ref)
         except RayActorError as error:
             log.warning("a rollout actor was lost while making chunk %d: %s", chunk, str(error).splitlines()[0])
             self.actors_lost += 1
@@ -109,7 +107,7 @@ class ActorSource:
             self._probes[actor.ping.remote()] = actor
             return False
         self._idle.append(actor)
-        self._prefixes[chunk] = shipment.to_prefix()
+        self._prefixes[chunk] = prefix
         self.chunks_made += 1
         return True
 

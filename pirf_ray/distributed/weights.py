@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pirf_ray.checkpoints import fingerprint
+from pirf_ray.diffusion.checkpoints import fingerprint
 
 
 class WeightMismatch(RuntimeError):

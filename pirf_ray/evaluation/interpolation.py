@@ -6,29 +6,26 @@ training (Wortsman et al. 2022, arXiv 2109.01903). The samples are not corrected
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
-from envs import seeding
-from envs.denoising import DenoisingProcess
-from envs.pdes import PDE
-from pirf_ray.config import GuardSettings, SamplerSettings
-from pirf_ray.evaluation.figures import evaluate_sets
-from pirf_ray.evaluation.run import EVALUATION_STREAM, Progress, held_out
-from pirf_ray.guard import Departure, Likeness
-from pirf_ray.policy import Policy
-from pirf_ray.rollout import advance, finish
+from pirf_ray.diffusion.model import Model
+from pirf_ray.diffusion.sampling import Progress, advance, finish, noise_batches
+from pirf_ray.evaluation.models import EVALUATION_STREAM, held_out, sampler_record
+from pirf_ray.metrics.drift import Drift, DriftLimits, FidelityStatistics
+from pirf_ray.metrics.evaluation import evaluate_sets
+from pirf_ray.metrics.results import EvaluationResult, SetMetrics
 
 MOST = 101
 """Alphas at most: more is a mistyped step."""
 
 
 def parse_alphas(text: str) -> list[float]:
-    """``start:stop:step``, stop included. ValueError names the flag."""
+    """Return the alphas of ``start:stop:step``, stop included. ValueError names the flag."""
     try:
         start, stop, step = (float(part) for part in text.split(":"))
     except ValueError:
@@ -43,7 +40,7 @@ def parse_alphas(text: str) -> list[float]:
 
 
 def between(base: dict[str, torch.Tensor], tuned: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
-    """theta_0 + alpha (theta - theta_0) of each tensor; the very bits of the ends at 0 and 1."""
+    """Return theta_0 + alpha (theta - theta_0) of each tensor; the very bits of the ends at 0 and 1."""
     if alpha in (0.0, 1.0):
         return tuned if alpha else base
     return {name: base[name] + alpha * (tuned[name] - base[name]) for name in tuned}
@@ -51,28 +48,28 @@ def between(base: dict[str, torch.Tensor], tuned: dict[str, torch.Tensor], alpha
 
 @torch.no_grad()
 def sample_alphas(
-    policy: Policy,
-    process: DenoisingProcess,
-    pde: PDE,
-    alphas: Sequence[float],
-    *,
-    samples: int,
-    seed: int,
-    batch: int,
-    progress: Progress,
+    model: Model, alphas: Sequence[float], *, samples: int, seed: int, batch: int, progress: Progress
 ) -> dict[float, torch.Tensor]:
-    """Fields (samples, c, h, w), physical units, of each alpha from the same noise; what the base makes of them is made once.
+    """Return fields (samples, c, h, w), physical units, of each alpha from the same noise.
 
-    The policy's tuned weights are a run's, before and after.
+    The steps of the base model are made once. The model's tuned weights are the run's, before and after.
     """
+    policy, process, pde = model.policy, model.process, model.pde
     own = dict(policy.tuned.network.named_parameters())
     base = {name: p.detach().clone() for name, p in policy.base.network.named_parameters()}
     tuned = {name: p.detach().clone() for name, p in own.items()}
-    device = next(policy.base.parameters()).device
     shared = policy.switch_step(process)
     made: dict[float, list[torch.Tensor]] = {alpha: [] for alpha in alphas}
-    for ids in progress(list(seeding.chunks(samples, batch))):
-        noise = seeding.normal(seed, EVALUATION_STREAM, ids, pde.shape).float().to(device)
+    noises = noise_batches(
+        pde.shape,
+        seed=seed,
+        stream=EVALUATION_STREAM,
+        sample_ids=range(samples),
+        batch=batch,
+        device=policy.device,
+        progress=progress,
+    )
+    for noise in noises:
         start = advance(process, policy.base_from, process.initial(noise), shared)
         for alpha, parts in made.items():
             policy.load_learned(between(base, tuned, alpha))
@@ -83,35 +80,37 @@ def sample_alphas(
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """Figures of each alpha, and the best one inside the guard's limits (None if none is inside)."""
+    """Metrics and drift of each alpha, and the best alpha inside the limits (None if none is inside)."""
 
-    result: dict[str, Any]
-    departures: dict[float, Departure]
+    result: EvaluationResult
+    """Metrics; the sets are named by their alphas."""
+    drifts: dict[float, Drift]
     best: float | None
 
+    def metrics(self, alpha: float) -> SetMetrics:
+        """Return the metrics of one alpha."""
+        return self.result[str(alpha)]
+
     def to_json(self) -> dict[str, Any]:
+        """Return everything as ``evaluate --interpolate --out`` writes it."""
+        alphas = set(map(str, self.drifts))
         points = [
-            {"alpha": alpha, "departure": vars(departure), "figures": self.result[str(alpha)]}
-            for alpha, departure in self.departures.items()
+            {"alpha": alpha, "drift": vars(drift), "metrics": self.metrics(alpha).to_json()}
+            for alpha, drift in self.drifts.items()
         ]
-        return {
-            **{k: v for k, v in self.result.items() if k not in map(str, self.departures)},
-            "points": points,
-            "best_alpha": self.best,
-        }
+        shared = {name: value for name, value in self.result.to_json().items() if name not in alphas}
+        return {**shared, "points": points, "best_alpha": self.best}
 
 
 def best_alpha(residuals: dict[float, float], inside: dict[float, bool]) -> float | None:
-    """The alpha of the lowest residual among those inside."""
+    """Return the alpha of the lowest residual among the alphas inside; None if none is inside."""
     allowed = [alpha for alpha, yes in inside.items() if yes and math.isfinite(residuals[alpha])]
     return min(allowed, key=lambda alpha: residuals[alpha]) if allowed else None
 
 
 def interpolate(
-    pde: PDE,
-    policy: Policy,
-    sampler: SamplerSettings,
-    limits: GuardSettings,
+    model: Model,
+    limits: DriftLimits,
     alphas: Sequence[float],
     *,
     samples: int,
@@ -120,33 +119,30 @@ def interpolate(
     data: Path | None,
     batch: int,
     progress: Progress,
-    rewarded: str,
 ) -> Frontier:
     """Sample each alpha (0 among them), measure, and find the best inside the limits."""
+    pde, rewarded = model.pde, model.rewarded_operator
     truth = held_out(pde, count=real + samples, seed=seed, data=data)
-    process = DenoisingProcess(sampler.num_steps, sampler.solver)
-    sets = sample_alphas(policy, process, pde, alphas, samples=samples, seed=seed, batch=batch, progress=progress)
+    sets = sample_alphas(model, alphas, samples=samples, seed=seed, batch=batch, progress=progress)
     named = {str(alpha): fields for alpha, fields in sets.items()}
     result = evaluate_sets(pde, named, real=truth[:real], real_other=truth[real:], rewarded=rewarded)
-    result["sampler"] = {"num_steps": sampler.num_steps, "solver": sampler.solver, "nfe": process.num_evaluations}
-    result["seed"] = seed
-    likeness = {alpha: Likeness.of(fields, truth[:real], pde) for alpha, fields in sets.items()}
-    departures = {alpha: Departure.between(mine, likeness[0.0]) for alpha, mine in likeness.items()}
-    key = f"residual/{rewarded}"
-    residuals = {alpha: result[str(alpha)][f"{key}/mean"] for alpha in alphas}
-    inside = {a: departures[a].inside(limits) and not result[str(a)][f"{key}/below_floor"] for a in alphas}
-    return Frontier(result=result, departures=departures, best=best_alpha(residuals, inside))
+    result = replace(result, sampler=sampler_record(replace(model, finisher=None)), seed=seed)
+    measured = {alpha: FidelityStatistics.of(fields, truth[:real], pde) for alpha, fields in sets.items()}
+    drifts = {alpha: Drift.between(mine, measured[0.0]) for alpha, mine in measured.items()}
+    residuals = {alpha: result[str(alpha)].residuals[rewarded] for alpha in alphas}
+    inside = {alpha: drifts[alpha].inside(limits) and not residuals[alpha].below_floor for alpha in alphas}
+    return Frontier(result=result, drifts=drifts, best=best_alpha({alpha: r.mean for alpha, r in residuals.items()}, inside))
 
 
 def frontier_table(frontier: Frontier) -> Table:
-    """A row an alpha; the best one is marked."""
+    """Return a table with one row per alpha; the best one is marked."""
     result = frontier.result
-    rewarded, witness = result["rewarded_operator"], result["unrewarded_operator"]
-    table = Table(title=f"{result['env_id']}: theta_0 + alpha (theta - theta_0), {result['num_samples']} samples, no corrections")
+    rewarded, unrewarded = result.rewarded_operator, result.unrewarded_operator
+    table = Table(title=f"{result.env_id}: theta_0 + alpha (theta - theta_0), {result.num_samples} samples, no corrections")
     names = [
         f"{rewarded} residual",
         "median",
-        f"{witness} residual",
+        f"{unrewarded} residual",
         "re-solve error",
         "amplitude / base",
         "energy / base",
@@ -154,37 +150,38 @@ def frontier_table(frontier: Frontier) -> Table:
     ]
     for name in ("alpha", *names):
         table.add_column(name, justify="right")
-    for alpha, departure in frontier.departures.items():
-        figures = result[str(alpha)]
-        keys = (f"residual/{rewarded}/mean", f"residual/{rewarded}/median", f"residual/{witness}/mean", "resolve/median")
-        cells = [f"{figures[key]:.3g}" for key in keys]
-        cells += [f"{departure.amplitude_ratio:.3f}", f"{departure.energy_ratio:.3f}", f"{departure.spectrum_rise:+.3f}"]
+    for alpha, drift in frontier.drifts.items():
+        metrics = frontier.metrics(alpha)
+        residual = metrics.residuals[rewarded]
+        numbers = (residual.mean, residual.median, metrics.residuals[unrewarded].mean, metrics.resolve.median)
+        cells = [f"{number:.3g}" for number in numbers]
+        cells += [f"{drift.amplitude_ratio:.3f}", f"{drift.energy_ratio:.3f}", f"{drift.spectrum_rise:+.3f}"]
         best = alpha == frontier.best
         table.add_row(f"{alpha:g}{' best' if best else ''}", *cells, style="bold" if best else None)
     return table
 
 
-def draw_frontier(path: Path, frontier: Frontier, limits: GuardSettings) -> None:
-    """Residual against energy distance over the base's, a point an alpha."""
+def draw_frontier(path: Path, frontier: Frontier, limits: DriftLimits) -> None:
+    """Plot residual against energy distance over the base model's, one point per alpha."""
     from matplotlib.figure import Figure
 
     from pirf_ray.evaluation.pages import save
 
     result = frontier.result
-    operator = result["rewarded_operator"]
+    operator = result.rewarded_operator
     figure = Figure(figsize=(7, 5), layout="constrained", dpi=110)
     axes = figure.subplots()
-    title = f"{result['env_id']}: theta_0 + alpha (theta - theta_0)"
+    title = f"{result.env_id}: theta_0 + alpha (theta - theta_0)"
     axes.set(title=title, yscale="log", xlabel="energy distance / base", ylabel=f"mean residual, {operator} operator")
-    xs = [departure.energy_ratio for departure in frontier.departures.values()]
-    ys = [result[str(alpha)][f"residual/{operator}/mean"] for alpha in frontier.departures]
+    xs = [drift.energy_ratio for drift in frontier.drifts.values()]
+    ys = [frontier.metrics(alpha).residuals[operator].mean for alpha in frontier.drifts]
     axes.plot(xs, ys, "o-", color="#0072B2", lw=1, ms=5)
-    for alpha, x, y in zip(frontier.departures, xs, ys, strict=True):
+    for alpha, x, y in zip(frontier.drifts, xs, ys, strict=True):
         axes.annotate(f"{alpha:g}", (x, y), textcoords="offset points", xytext=(6, 3), fontsize=8)
         if alpha == frontier.best:
             axes.plot(x, y, "*", color="#D55E00", ms=16, label=f"best inside the guard's limits: alpha = {alpha:g}")
     axes.axvline(limits.guard_energy, color="#999999", ls="-.", label="guard's limit on energy distance")
-    floor = result["data"][f"residual/{operator}/mean"]
+    floor = result.data.residuals[operator].mean
     if floor > min(ys) / 100:
         axes.axhline(floor, color="k", ls="--", lw=1, label="real data")
     axes.grid(alpha=0.25)

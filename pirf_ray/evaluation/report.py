@@ -1,6 +1,7 @@
 """The report of a run as one picture: residual and fidelity against updates, fields and residual maps, spectra, histogram."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +13,72 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from envs.grids import Axis
+from envs.numerics.grids import Axis
 from envs.pdes import PDE
-from pirf_ray.evaluation import fidelity
 from pirf_ray.evaluation.pages import save
+from pirf_ray.metrics import spectra
+from pirf_ray.metrics.drift import Drift, DriftLimits
+from pirf_ray.metrics.results import EvaluationResult, SetMetrics
+from pirf_ray.training.records import UpdateRecord
 
 COLORS = {"base": "#0072B2", "tuned": "#D55E00", "data": "#000000", "guard": "#009E73", "limit": "#999999"}
 """Okabe & Ito 2008: told apart with every kind of colour vision. Line styles differ too."""
 STYLES = {"base": "-", "tuned": "-", "data": "--"}
 LABELS = {"base": "base", "tuned": "tuned", "data": "real data"}
 SETS = ("base", "tuned", "data")
-GUARD_PANELS = {
-    "amplitude_ratio": "Amplitude, tuned / base",
-    "energy_ratio": "Energy distance, tuned / base",
-    "spectrum_rise": "Spectrum error over base (decades)",
-}
 PAIRS = 4
 DECADES = 4
 """Most decades of a residual map's colours."""
-History = Sequence[Mapping[str, Any]]
+History = Sequence[UpdateRecord]
+Number = Callable[[UpdateRecord], float | None]
+"""A number of a record; None if the record does not have it."""
 Samples = Mapping[str, np.ndarray]
 
 
-def draw_report(path: Path, *, pde: PDE, history: History, result: Mapping[str, Any], samples: Samples) -> None:
+@dataclass(frozen=True, kw_only=True)
+class GuardPanel:
+    """One statistic of the guard's drift against updates."""
+
+    title: str
+    value: Callable[[Drift], float]
+    of_base: float
+    """Value of the base model."""
+    bounds: Callable[[DriftLimits], tuple[float, ...]]
+    """Limits on the value."""
+
+
+GUARD_PANELS = (
+    GuardPanel(
+        title="Amplitude, tuned / base",
+        value=lambda drift: drift.amplitude_ratio,
+        of_base=1,
+        bounds=lambda limits: (1 - limits.guard_amplitude, 1 + limits.guard_amplitude),
+    ),
+    GuardPanel(
+        title="Energy distance, tuned / base",
+        value=lambda drift: drift.energy_ratio,
+        of_base=1,
+        bounds=lambda limits: (limits.guard_energy,),
+    ),
+    GuardPanel(
+        title="Spectrum error over base (decades)",
+        value=lambda drift: drift.spectrum_rise,
+        of_base=0,
+        bounds=lambda limits: (limits.guard_spectrum,),
+    ),
+)
+
+
+def draw_report(path: Path, *, pde: PDE, history: History, result: EvaluationResult, samples: Samples) -> None:
     """Draw report.png.
 
-    ``history``: records with ``update``, ``residual/<operator>/mean`` and ``/median`` (or ``residual/mean``, ``/median``),
-    and in some of them ``guard/...``. ``result``: of ``evaluate_sets``, perhaps with ``kept_update``. ``samples``: arrays
-    (n, c, h, w), physical units, of base, tuned and data; base[i] and tuned[i] are from the same noise.
+    ``history``: a run's records. ``result``: its evaluation. ``samples``: arrays (n, c, h, w), physical units, of base, tuned
+    and data; base[i] and tuned[i] are from the same noise.
     """
     missing = [name for name in SETS if name not in samples or len(samples[name]) == 0]
     if missing:
         raise ValueError(f"samples must hold base, tuned and data; missing or empty: {missing}")
-    operator = _operator(pde, history, result)
+    operator = result.rewarded_operator
     rows = 6 if len(pde.channels) == 2 else 4
     figure = Figure(figsize=(15, 6.5 + 2.75 * rows), layout="constrained", dpi=100)
     figure.suptitle(_headline(pde, result, operator), fontsize=10)
@@ -56,46 +90,37 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: Mapping[str, 
     save(figure, path, dpi=figure.dpi)
 
 
-def _operator(pde: PDE, history: History, result: Mapping[str, Any]) -> str:
-    """The operator that was rewarded: the one whose residual the history records, or that the result names."""
-    recorded = [name for name in pde.operators if any(f"residual/{name}/mean" in record for record in history)]
-    return recorded[0] if recorded else result.get("rewarded_operator", pde.default_operator)
-
-
-def _headline(pde: PDE, result: Mapping[str, Any], operator: str) -> str:
-    """Which equation, and base -> tuned (real data) of the figures that matter most."""
-    shown = {
-        f"residual ({operator})": f"residual/{operator}/mean",
-        "re-solve error": "resolve/median",
-        "amplitude": "fidelity/amplitude_ratio",
-        "energy distance": "fidelity/energy_distance",
+def _headline(pde: PDE, result: EvaluationResult, operator: str) -> str:
+    """Return the equation, and base -> tuned (real data) of the metrics that matter most."""
+    shown: dict[str, Callable[[SetMetrics], float]] = {
+        f"residual ({operator})": lambda m: m.residuals[operator].mean,
+        "re-solve error": lambda m: m.resolve.median,
+        "amplitude": lambda m: m.fidelity.amplitude_ratio,
+        "energy distance": lambda m: m.fidelity.energy_distance,
     }
-    changes = [
-        f"{label} {result['base'][key]:.3g} → {result['tuned'][key]:.3g} ({result['data'][key]:.2g})"
-        for label, key in shown.items()
-        if all(key in result.get(name, {}) for name in SETS)
-    ]
-    name = f"{pde.env_id}, {pde.resolution} x {pde.resolution}:  {pde.equation}"
-    return f"{name}\nbase → tuned (real data):  " + ",  ".join(changes) if changes else name
+    base, tuned, data = (result[name] for name in SETS)
+    changes = [f"{label} {value(base):.3g} → {value(tuned):.3g} ({value(data):.2g})" for label, value in shown.items()]
+    return f"{pde.env_id}, {pde.resolution} x {pde.resolution}:  {pde.equation}\nbase → tuned (real data):  " + ",  ".join(
+        changes
+    )
 
 
-def _draw_training(part: SubFigure, history: History, result: Mapping[str, Any], operator: str) -> None:
+def _draw_training(part: SubFigure, history: History, result: EvaluationResult, operator: str) -> None:
     residual, *guard = part.subplots(1, 4, width_ratios=(5, 3, 3, 3))
     _draw_residual_history(residual, history, result, operator)
-    for axes, (figure, title) in zip(guard, GUARD_PANELS.items(), strict=True):
-        _draw_guard(axes, history, result, figure, title)
+    for axes, panel in zip(guard, GUARD_PANELS, strict=True):
+        _draw_guard(axes, history, result, panel)
 
 
-def _draw_residual_history(axes: Axes, history: History, result: Mapping[str, Any], operator: str) -> None:
+def _draw_residual_history(axes: Axes, history: History, result: EvaluationResult, operator: str) -> None:
     axes.set(title=f"Residual while training ({operator} operator)", xlabel="update", ylabel="mean square residual", yscale="log")
     for statistic, style in (("mean", {"alpha": 0.5, "lw": 1.2}), ("median", {"lw": 1.8})):
-        updates, values = _column(history, f"residual/{operator}/{statistic}", f"residual/{statistic}")
+        updates, values = _column(history, _batch_residual(operator, statistic))
         axes.plot(updates, values, color=COLORS["tuned"], label=f"training batch, {statistic}", **style)  # type: ignore[arg-type]
-    updates, values = _column(history, "guard/residual")
+    updates, values = _column(history, lambda record: record.guard.residual if record.guard else None)
     axes.plot(updates, values, "o-", color=COLORS["guard"], ms=5, lw=1, label="guard samples, mean")
-    key = f"residual/{operator}/mean"
-    _level(axes, result.get("base", {}).get(key), label="base model, mean", color=COLORS["base"], ls=":")
-    floor = result.get("data", {}).get(key, 0)
+    _level(axes, result["base"].residuals[operator].mean, label="base model, mean", color=COLORS["base"], ls=":")
+    floor = result.data.residuals[operator].mean
     if _far_below(floor, axes.dataLim.y0):
         axes.plot([], [], " ", label=_floor_out_of_sight(floor))
     else:
@@ -105,30 +130,36 @@ def _draw_residual_history(axes: Axes, history: History, result: Mapping[str, An
     axes.legend(fontsize=8.5)
 
 
-def _draw_guard(axes: Axes, history: History, result: Mapping[str, Any], figure: str, title: str) -> None:
-    axes.set_title(title, fontsize=11)
+def _batch_residual(operator: str, statistic: str) -> Number:
+    def number(record: UpdateRecord) -> float | None:
+        term = record.metrics.terms.get(operator)
+        return getattr(term, statistic) if term else None
+
+    return number
+
+
+def _draw_guard(axes: Axes, history: History, result: EvaluationResult, panel: "GuardPanel") -> None:
+    axes.set_title(panel.title, fontsize=11)
     axes.set(xlabel="update")
-    updates, values = _column(history, f"guard/{figure}")
+    updates, values = _column(history, lambda record: panel.value(record.guard.drift) if record.guard else None)
     if not len(updates):
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "no guard evaluation in this run", ha="center", va="center", transform=axes.transAxes)
         return
     axes.plot(updates, values, "o-", color=COLORS["guard"], ms=4, lw=1.2, label="tuned, guard samples")
-    axes.axhline(0 if figure == "spectrum_rise" else 1, color=COLORS["base"], ls=":", label="base")
-    limits = _column(history, f"guard/{figure.partition('_')[0]}_limit")[1]
-    if len(limits):
-        bounds = [1 - limits[-1], 1 + limits[-1]] if figure == "amplitude_ratio" else [limits[-1]]
-        for i, bound in enumerate(bounds):
-            axes.axhline(bound, color=COLORS["limit"], ls="-.", label=None if i else "guard's limit")
+    axes.axhline(panel.of_base, color=COLORS["base"], ls=":", label="base")
+    limits = [record.guard.limits for record in history if record.guard][-1]
+    for i, bound in enumerate(panel.bounds(limits)):
+        axes.axhline(bound, color=COLORS["limit"], ls="-.", label=None if i else "guard's limit")
     _mark_kept(axes, result)
     axes.margins(y=0.15)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
 
 
-def _column(history: History, *names: str) -> tuple[np.ndarray, np.ndarray]:
-    """Updates and values of the records that hold one of the names; only finite values."""
-    pairs = [(record["update"], record[name]) for record in history for name in names if name in record]
+def _column(history: History, number: Number) -> tuple[np.ndarray, np.ndarray]:
+    """Return updates and values of the records that have the number; only finite values."""
+    pairs = [(record.update, value) for record in history if (value := number(record)) is not None]
     values = np.array(pairs, dtype=float).reshape(-1, 2)
     values = values[np.isfinite(values[:, 1])]
     return values[:, 0], values[:, 1]
@@ -148,9 +179,9 @@ def _level(axes: Axes, value: float | None, **style: Any) -> None:
         axes.axhline(value, **style)
 
 
-def _mark_kept(axes: Axes, result: Mapping[str, Any]) -> None:
-    if "kept_update" in result:
-        axes.axvline(result["kept_update"], color="#56B4E9", lw=5, alpha=0.35, zorder=0, label="kept checkpoint")
+def _mark_kept(axes: Axes, result: EvaluationResult) -> None:
+    if result.kept_update is not None:
+        axes.axvline(result.kept_update, color="#56B4E9", lw=5, alpha=0.35, zorder=0, label="kept checkpoint")
 
 
 def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], operator: str) -> None:
@@ -228,7 +259,7 @@ def map_scale(values: np.ndarray) -> LogNorm:
 
 
 def _draw_statistics(
-    part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], result: Mapping[str, Any], operator: str
+    part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], result: EvaluationResult, operator: str
 ) -> None:
     columns, rows, histogram = part.subplots(1, 3)
     solution = len(pde.channels) - 1
@@ -243,7 +274,7 @@ def _draw_spectrum(axes: Axes, pde: PDE, dimension: int, channel: int, samples: 
     periodic = axis.layout == "periodic"
     largest = smallest = 0.0
     for name in SETS:
-        power = fidelity.spectrum(samples[name], dimension, periodic=periodic)[channel, 1:].numpy()
+        power = spectra.spectrum(samples[name], dimension, periodic=periodic)[channel, 1:].numpy()
         axes.plot(np.arange(1, len(power) + 1), power, STYLES[name], color=COLORS[name], label=LABELS[name], lw=1.8)
         if name == "data":
             largest, smallest = power.max(), power[:-1].min()
@@ -254,18 +285,18 @@ def _draw_spectrum(axes: Axes, pde: PDE, dimension: int, channel: int, samples: 
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set(yscale="log", ylabel="mean power (units²)")
     if largest > 0:
-        axes.set_ylim(bottom=max(smallest / 10, largest * fidelity.POWER_FLOOR))
+        axes.set_ylim(bottom=max(smallest / 10, largest * spectra.POWER_FLOOR))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
 
 
-def _draw_histogram(axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], result: Mapping[str, Any], operator: str) -> None:
+def _draw_histogram(axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], result: EvaluationResult, operator: str) -> None:
     """Per-sample residuals of the shown samples on common logarithmic bins, and the floor."""
     with torch.no_grad():
         residuals = {name: pde.residual(samples[name], operator).numpy() for name in SETS}
     positive = {name: values[np.isfinite(values) & (values > 0)] for name, values in residuals.items()}
     generated = np.concatenate([positive["base"], positive["tuned"]])
-    floor = result.get("data", {}).get(f"residual/{operator}/mean", 0)
+    floor = result.data.residuals[operator].mean
     hidden = bool(generated.size) and _far_below(floor, generated.min())
     shown = [name for name in SETS if not (hidden and name == "data")]
     together = np.concatenate([positive[name] for name in shown])

@@ -1,7 +1,7 @@
 """samples.h5: generated and real fields side by side, self-describing.
 
 A group a set (``base``, ``tuned``, ``data``, ...), each with dataset ``fields`` (sample, channel, row, column), float32,
-physical units. Root attributes: those of solver data (``envs.datasets``) that describe equation and grid, and the caller's;
+physical units. Root attributes: those of solver data (``envs.data.datasets``) that describe equation and grid, and the caller's;
 ``channels`` and ``grid`` are JSON.
 """
 
@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 import torch
 
-from envs.datasets import InvalidDataError, describe, elsewhere
+from envs.common.files import staged_file
+from envs.data.datasets import InvalidDataError, describe, elsewhere
 from envs.pdes import PDE
-from pirf_ray.checkpoints import staged_file
 
 FORMAT = "pirf_ray-samples-1"
 JSON_ATTRIBUTES = ("channels", "grid", "parameters")

@@ -1,24 +1,26 @@
 """The method seam: what a scientist might use instead, on the same base model, the same solver and the same noise.
 
-A method says which settings it has and how they are searched, how it trains (if it does), and how it samples. Each is one
-small file; one of your own is a class with the decorator ``register``, named by ``--methods module:name``.
+A method says which settings it has and how they are searched, how it trains (if it does), and how it samples. A user's own
+method is a class with the decorator ``register``, named by ``--methods module:name``.
 """
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-import optuna
 import torch
 
-from envs.denoising import DenoisingProcess
+from envs.common.registry import Registry
+from envs.common.search import Spec
 from envs.pdes import PDE
-from envs.plugins import load_module
-from pirf_ray.checkpoints import ModelInfo
-from pirf_ray.denoiser import Denoiser
-from pirf_ray.methods.meter import count_residual_gradients
+from pirf_ray.diffusion.checkpoints import ModelInfo
+from pirf_ray.diffusion.denoiser import Denoiser
+from pirf_ray.diffusion.model import Finisher
+from pirf_ray.diffusion.sampling import Sampler
+from pirf_ray.metrics.cost import count_residual_gradients
 
 Settings = dict[str, Any]
 """A method's settings by name: numbers and strings."""
@@ -37,53 +39,39 @@ class Problem:
 
     @cached_property
     def pde(self) -> PDE:
+        """Return the PDE."""
         return self.info.pde()
 
     @property
     def device(self) -> torch.device:
+        """Return the base model's device."""
         return next(self.base.parameters()).device
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
-        """Mean square residual (b,) of the PDE's default operator, physical units; its gradients are metered."""
+        """Return the mean square residual (b,) of the PDE's default operator, physical units; its gradients are metered."""
         residual = self.pde.residual(self.pde.normalizer.to_physical(x), self.pde.default_operator)
         count_residual_gradients(residual)
         return residual
-
-    def residual_gradient(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(d residual / dx (b, c, h, w), residual (b,)), no graph kept; each sample's own."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            residual = self.residual(x)
-            (gradient,) = torch.autograd.grad(residual.sum(), x)
-        return gradient, residual.detach()
-
-
-class Sampler(Protocol):
-    """Noise to samples."""
-
-    def __call__(self, process: DenoisingProcess, noise: torch.Tensor) -> torch.Tensor:
-        """Standard normal noise (b, c, h, w) to samples x_0 (b, c, h, w), model units. Called without gradient."""
-        ...
 
 
 class Method(ABC):
     """One way to get fields that obey the PDE."""
 
     name: ClassVar[str]
-    """What ``--methods`` calls it."""
+    """Name in ``--methods``."""
     title: ClassVar[str]
-    """What tables call it."""
+    """Name in tables."""
     source: ClassVar[str]
-    """Where it is from."""
+    """Paper or package that it is from."""
     trains: ClassVar[bool] = False
     """Whether it learns anything before it samples."""
 
     def defaults(self, problem: Problem) -> Settings:
-        """The settings of the first trial: its authors' where they say any. Empty: there is nothing to search."""
+        """Return the settings of the first trial: its authors' if they name any. Empty: there is nothing to search."""
         return {}
 
-    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
-        """Settings of a trial, of the same names as ``defaults``."""
+    def search(self, problem: Problem) -> Mapping[str, Spec]:
+        """Return the search range of each of the ``defaults``."""
         return {}
 
     def train(self, problem: Problem, settings: Settings, *, budget: float, seed: int) -> Weights:
@@ -92,43 +80,30 @@ class Method(ABC):
 
     @abstractmethod
     def sampler(self, problem: Problem, settings: Settings, weights: Weights) -> Sampler:
-        """How it samples with what it has learned."""
+        """Return the sampler with what the method has learned."""
 
 
-class Follower(Method):
-    """Ends another method's samples in its own way: the same settings, the same weights, and those samples are made once."""
+class FinishedMethod(Method):
+    """Another method's samples with a finisher: the same settings, the same weights, and those samples are made once."""
 
-    follows: ClassVar[str]
+    samples_of: ClassVar[str]
     """Name of the method that makes the samples."""
 
     @abstractmethod
-    def finish(self, problem: Problem, x: torch.Tensor) -> torch.Tensor:
-        """The other method's samples to one's own: (b, c, h, w), model units."""
+    def finisher(self, problem: Problem) -> Finisher:
+        """Return what ends the other method's samples."""
 
     def sampler(self, problem: Problem, settings: Settings, weights: Weights) -> Sampler:
-        lead = find_method(self.follows).sampler(problem, settings, weights)
-        return lambda process, noise: self.finish(problem, lead(process, noise))
+        sampler, finisher = find_method(self.samples_of).sampler(problem, settings, weights), self.finisher(problem)
+        return lambda process, noise: finisher(sampler(process, noise))
 
 
-METHODS: dict[str, Method] = {}
+METHODS: Registry[Method] = Registry("method", flag="methods", make=lambda cls: cls())
+find_method = METHODS.find
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Class decorator: make a method known under its name. ValueError if the name belongs to another class, or can be no file's."""
+    """Register a method under its name. ValueError if the name belongs to another class, or can be no file's."""
     if not re.fullmatch(r"\w[\w.-]*", cls.name):
         raise ValueError(f"method name {cls.name!r}: letters, digits, '_', '-' and '.' only, since files are named by it")
-    known = METHODS.get(cls.name)
-    if known is not None and type(known).__qualname__ != cls.__qualname__:
-        raise ValueError(f"method {cls.name!r} is taken by {type(known).__module__}.{type(known).__qualname__}")
-    METHODS[cls.name] = cls()
-    return cls
-
-
-def find_method(name: str) -> Method:
-    """The method registered as ``name``; ``module:name`` imports the module first. ValueError names what there is."""
-    module, colon, plain = name.rpartition(":")
-    if colon:
-        load_module(module)
-    if plain not in METHODS:
-        raise ValueError(f"--methods: unknown method {plain!r}; known: {', '.join(METHODS)}")
-    return METHODS[plain]
+    return METHODS.register(cls.name)(cls)

@@ -1,7 +1,8 @@
 """DRaFT: the reward backpropagated through the last K steps, or through the last one alone from several noises."""
 
-import optuna
+from collections.abc import Mapping
 
+from envs.common.search import Choice, Spec
 from pirf_ray.methods.base import Problem, Settings, register
 from pirf_ray.methods.reward_tuned import ByReward
 
@@ -18,8 +19,8 @@ class DraftK(ByReward):
     def defaults(self, problem: Problem) -> Settings:
         return {**super().defaults(problem), "truncation": 2}
 
-    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
-        return {**super().suggest(trial, problem), "truncation": trial.suggest_categorical("truncation", [1, 2, 4])}
+    def search(self, problem: Problem) -> Mapping[str, Spec]:
+        return {**super().search(problem), "truncation": Choice((1, 2, 4))}
 
 
 @register

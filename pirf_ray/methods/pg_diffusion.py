@@ -9,21 +9,23 @@ left out (zero) one time in ten.
 """
 
 import copy
+from collections.abc import Mapping
 
-import optuna
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from envs import seeding
+from envs.common.search import Range, Spec
 from envs.denoising import DenoisingProcess
-from pirf_ray.denoiser import Denoiser
-from pirf_ray.methods.base import Method, Problem, Sampler, Settings, Weights, register
-from pirf_ray.methods.meter import GRADIENT_COST
+from envs.numerics import seeding
+from pirf_ray.diffusion.denoiser import Denoiser
+from pirf_ray.diffusion.losses.denoising import denoising_loss
+from pirf_ray.diffusion.networks import Conv
+from pirf_ray.diffusion.sampling import Sampler, finish
+from pirf_ray.methods.base import Method, Problem, Settings, Weights, register
 from pirf_ray.methods.solver_data import BATCH, Batch, SolverBatches, minimize, updates_for
-from pirf_ray.networks import Conv
-from pirf_ray.pretraining import denoising_loss
-from pirf_ray.rollout import finish
+from pirf_ray.metrics.cost import GRADIENT_COST
+from pirf_ray.steering.residuals import residual_gradient
 
 DROPPED = 0.1
 
@@ -85,7 +87,7 @@ def residual_direction(problem: Problem, x: torch.Tensor, sigma: torch.Tensor | 
     """The residual's gradient at c_skip x (b, c, h, w), each sample's to root mean square 1; 0 where it is 0."""
     s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
     variance = problem.base.sigma_data**2
-    gradient, _ = problem.residual_gradient(variance / (s**2 + variance) * x)
+    gradient, _ = residual_gradient(problem.residual, variance / (s**2 + variance) * x)
     size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
     return gradient / size.clamp_min(torch.finfo(x.dtype).tiny)
 
@@ -102,10 +104,10 @@ class PGDiffusion(Method):
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 1e-3, "scale": 1.0}
 
-    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
+    def search(self, problem: Problem) -> Mapping[str, Spec]:
         return {
-            "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
-            "scale": trial.suggest_float("scale", 0.5, 3.0),
+            "learning_rate": Range(1e-4, 1e-2),
+            "scale": Range(0.5, 3.0, log=False),
         }
 
     def train(self, problem: Problem, settings: Settings, *, budget: float, seed: int) -> Weights:

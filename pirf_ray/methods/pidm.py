@@ -10,17 +10,18 @@ dimensionless: the residual counts as the noise that would cause it.
 
 import copy
 from abc import abstractmethod
+from collections.abc import Mapping
 
-import optuna
 import torch
 
+from envs.common.search import Range, Spec
 from envs.rewards import calibrated_term
-from pirf_ray.denoiser import Denoiser
-from pirf_ray.methods.base import Method, Problem, Sampler, Settings, Weights, register
-from pirf_ray.methods.meter import GRADIENT_COST
-from pirf_ray.methods.plain import PolicySampler
+from pirf_ray.diffusion.denoiser import Denoiser
+from pirf_ray.diffusion.policy import Policy
+from pirf_ray.diffusion.sampling import PolicySampler, Sampler
+from pirf_ray.methods.base import Method, Problem, Settings, Weights, register
 from pirf_ray.methods.solver_data import Batch, SolverBatches, minimize, updates_for
-from pirf_ray.policy import Policy
+from pirf_ray.metrics.cost import GRADIENT_COST
 
 PROBE_NOISE = 1e-3
 
@@ -41,10 +42,10 @@ class PIDM(Method):
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 1e-4, "weight": 1e-2}
 
-    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
+    def search(self, problem: Problem) -> Mapping[str, Spec]:
         return {
-            "learning_rate": trial.suggest_float("learning_rate", 3e-5, 1e-3, log=True),
-            "weight": trial.suggest_float("weight", 1e-4, 1.0, log=True),
+            "learning_rate": Range(3e-5, 1e-3),
+            "weight": Range(1e-4, 1.0),
         }
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """PIRF as the paper has it (Yuan et al. 2025, arXiv 2509.20570), and pirf_ray's own default."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import optuna
-
+from envs.common.search import Range, Spec
 from pirf_ray.methods.base import Problem, Settings, register
 from pirf_ray.methods.corrected import Corrected
 from pirf_ray.methods.reward_tuned import BATCH, PAPER, RewardTuned
@@ -18,10 +18,10 @@ class Paper(RewardTuned):
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 1e-4, "l2": 1.0}
 
-    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
+    def search(self, problem: Problem) -> Mapping[str, Spec]:
         return {
-            "learning_rate": trial.suggest_float("learning_rate", 3e-5, 1e-3, log=True),
-            "l2": trial.suggest_float("l2", 1e-3, 10.0, log=True),
+            "learning_rate": Range(3e-5, 1e-3),
+            "l2": Range(1e-3, 10.0),
         }
 
     def changes(self, settings: Settings) -> dict[str, Any]:
@@ -61,10 +61,10 @@ class Uncorrected(RewardTuned):
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 2e-4, "anchor": 300.0}
 
-    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
+    def search(self, problem: Problem) -> Mapping[str, Spec]:
         return {
-            "learning_rate": trial.suggest_float("learning_rate", 5e-5, 1e-3, log=True),
-            "anchor": trial.suggest_float("anchor", 10.0, 1000.0, log=True),
+            "learning_rate": Range(5e-5, 1e-3),
+            "anchor": Range(10.0, 1000.0),
         }
 
     def changes(self, settings: Settings) -> dict[str, Any]:
@@ -78,4 +78,4 @@ class Default(Corrected):
     name = "pirf-ray"
     title = "pirf_ray (default)"
     source = "this package: scope tail, output anchor, corrections"
-    follows = "pirf-ray-uncorrected"
+    samples_of = "pirf-ray-uncorrected"

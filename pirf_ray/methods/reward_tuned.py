@@ -1,28 +1,25 @@
 """Fine-tuning by a reward, for the methods that differ only in settings of pirf_ray's own training loop."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
-import optuna
-
-from envs.denoising import DenoisingProcess
-from pirf_ray.communication import SingleProcess
-from pirf_ray.config import ConfigError, TrainConfig
-from pirf_ray.finetuning import FineTuning
-from pirf_ray.learner import make_policy
-from pirf_ray.methods.base import Method, Problem, Sampler, Settings, Weights
-from pirf_ray.methods.plain import PolicySampler
-from pirf_ray.objectives import find_objective
-from pirf_ray.presets import small
-from pirf_ray.sources import LocalSource
+from envs.common.checks import ConfigError
+from envs.common.search import Range, Spec
+from pirf_ray.diffusion.policy import make_policy
+from pirf_ray.diffusion.sampling import PolicySampler, Sampler
+from pirf_ray.learning.objectives import find_objective
+from pirf_ray.methods.base import Method, Problem, Settings, Weights
+from pirf_ray.training.finetuning import local_tuning
+from pirf_ray.training.presets import small
+from pirf_ray.training.settings import TrainConfig
 
 FRESH: dict[str, Any] = {"scope": "all", "strategy": "fresh", "reuse": 1, "staleness": 0, "chunk": 8}
 """The tuned weights act at every sigma, so that every update makes its prefixes with them: exact, M = 1, S = 0."""
 BATCH: dict[str, Any] = {"batch": 8, "micro_batch": 8, "workers": 1, "schedule": "cosine", "ema_decay": 0.95}
-"""What all share: many small updates that come to rest do best at budgets of minutes."""
+"""Settings that all share: many small updates that come to rest do best at budgets of minutes."""
 PAPER: dict[str, Any] = {**FRESH, **BATCH, "anchor": 0.0, "guard": "off"}
-"""Of the methods of others: no anchor, no guard."""
-
+"""Settings of the methods of others: no anchor, no guard."""
 
 LONGEST = 4
 """K of the methods that draw their own truncation up to it: the small preset's."""
@@ -35,10 +32,10 @@ class RewardTuned(Method):
 
     @abstractmethod
     def changes(self, settings: Settings) -> dict[str, Any]:
-        """Settings of TrainConfig by name."""
+        """Return settings of TrainConfig by name."""
 
     def config(self, problem: Problem, settings: Settings, *, updates: int = 1, seed: int = 0) -> TrainConfig:
-        """The whole training's settings."""
+        """Return the whole training's settings."""
         changes = {"num_steps": problem.num_steps, **self.changes(settings)}
         preset = small(problem.info.env_id)
         return preset.with_settings(resolution=problem.info.resolution, seed=seed, updates=updates, **changes)
@@ -46,17 +43,14 @@ class RewardTuned(Method):
     def train(self, problem: Problem, settings: Settings, *, budget: float, seed: int) -> Weights:
         updates = updates_within(self.config(problem, settings), budget)
         config = self.config(problem, settings, updates=updates, seed=seed)
-        source = LocalSource(config, make_policy(config, problem.base), str(problem.device))
-        tuning = FineTuning(
-            config, problem.info, problem.base, source=source, communicator=SingleProcess(), device=problem.device
-        )
+        tuning = local_tuning(config, problem.info, problem.base)
         tuning.fit()
         return tuning.kept_weights()
 
     def sampler(self, problem: Problem, settings: Settings, weights: Weights) -> Sampler:
-        policy = make_policy(self.config(problem, settings), problem.base)
+        config = self.config(problem, settings)
+        policy = make_policy(problem.base, config.process, config.policy)
         policy.load_learned(weights)
-        policy.tuned.requires_grad_(False)
         return PolicySampler(policy.to(problem.device))
 
 
@@ -74,10 +68,10 @@ class ByReward(RewardTuned):
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 1e-4, "l2": 1.0}
 
-    def suggest(self, trial: optuna.Trial, problem: Problem) -> Settings:
+    def search(self, problem: Problem) -> Mapping[str, Spec]:
         return {
-            "learning_rate": trial.suggest_float("learning_rate", *self.rates, log=True),
-            "l2": trial.suggest_float("l2", 1e-2, 100.0, log=True),
+            "learning_rate": Range(*self.rates),
+            "l2": Range(1e-2, 100.0),
         }
 
     def changes(self, settings: Settings) -> dict[str, Any]:
@@ -85,15 +79,15 @@ class ByReward(RewardTuned):
 
 
 def updates_within(config: TrainConfig, budget: float) -> int:
-    """Updates that a budget (network forwards) pays for, prefixes included; ConfigError if it is not one."""
-    process = DenoisingProcess(config.sampler.num_steps, config.sampler.solver)
+    """Return the updates that a budget (network forwards) pays for, prefixes included; ConfigError if it pays for none."""
+    process = config.process
     rollout, batch = config.rollout, config.optimizer.batch
     replayed = process.evaluations_from(config.prefix_steps)
     prefix = process.num_evaluations - replayed + (replayed if config.regularization.anchor else 0)
     pooled = rollout.strategy == "pool"
     start = prefix * rollout.pool_start if pooled else 0
     made = rollout.pool_growth if pooled else batch / rollout.reuse
-    each = made * prefix + batch * find_objective(config.pirf.objective).cost(process, config.pirf.truncation)
+    each = made * prefix + batch * find_objective(config.objective).cost(process, config.policy.truncation)
     updates = int((budget - start) / each)
     if updates < 1:
         raise ConfigError(f"--budget {budget:g} pays for no update: the first costs {start + each:g} network forwards")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from envs import seeding
-from pirf_ray.ema import Ema
+from envs.numerics import seeding
+from pirf_ray.diffusion.ema import Ema
 from pirf_ray.methods.base import Problem, Weights
 
 FIELDS = 1024

@@ -2,23 +2,26 @@
 
 from pathlib import Path
 
-from pirf_ray.checkpoints import CheckpointError
+from pirf_ray.diffusion.checkpoints import CheckpointError
 
 ROOT = Path(__file__).parent
 
 
 def shipped() -> dict[tuple[str, int], Path]:
-    """Directories of the shipped models by env id and resolution."""
+    """Return the directories of the shipped models by env id and resolution."""
     return {(p.parent.parent.name, int(p.parent.name)): p.parent for p in ROOT.glob("*/*/meta.json")}
 
 
-def find(env_id: str, resolution: int) -> Path:
-    """The shipped base model; CheckpointError names what there is instead."""
+def find(env_id: str, resolution: int | None = None) -> Path:
+    """Return a shipped base model, by default of the smallest resolution. CheckpointError names what there is instead."""
     models = shipped()
-    if (env_id, resolution) not in models:
+    if resolution is None:
+        resolution = min((n for env, n in models if env == env_id), default=None)
+    if resolution is None or (env_id, resolution) not in models:
         known = ", ".join(f"{env} at {n}x{n}" for env, n in sorted(models))
+        at = f" at {resolution}x{resolution}" if resolution else ""
         raise CheckpointError(
-            f"no base model for {env_id} at {resolution}x{resolution} ships with the package (there is: {known or 'none'}); "
+            f"no base model for {env_id}{at} ships with the package (there is: {known or 'none'}); "
             f"give your own with --base, or train one with python -m pirf_ray.pretrain"
         )
     return models[env_id, resolution]

@@ -1,0 +1,1 @@
+"""The ground floor of envs, pirf_ray and tune: files, journals, checks, the registry, search ranges."""

@@ -1,0 +1,93 @@
+"""Journals: JSON records, one per line, appended by one process and read by any.
+
+A line that a killed process left half written is no record. ``rewind`` takes back records that will be made again.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from envs.common.files import FileFormatError, names_file, staged_file
+
+Record = dict[str, Any]
+TAIL_BYTES = 65_536
+"""Bytes at the end of a journal among which the latest record lies."""
+
+
+class Journal:
+    """One journal file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Mapping[str, Any], *, durable: bool = False) -> None:
+        """Add a record. ``durable``: it is on the disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with names_file(self.path), self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def records(self) -> list[Record]:
+        """Return every record. FileFormatError names a line that is not a JSON object."""
+        return [self._record(number, line) for number, line in enumerate(self._lines(), start=1)]
+
+    def latest(self) -> Record | None:
+        """Return the last record, without reading the whole journal; None if there is none."""
+        if not self.path.exists():
+            return None
+        with self.path.open("rb") as file:
+            file.seek(max(0, self.path.stat().st_size - TAIL_BYTES))
+            complete = file.read().split(b"\n")[:-1]
+        return json.loads(complete[-1]) if complete else None
+
+    def rewind(self, wanted: Callable[[Record], bool]) -> None:
+        """Keep only the records that are ``wanted``, and no half-written line."""
+        if self.path.exists():
+            kept = [record for record in self.records() if wanted(record)]
+            with staged_file(self.path) as partial:
+                partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+    def repair(self) -> None:
+        """Drop a half-written last line."""
+        if self.path.exists():
+            whole = self.path.read_bytes().rfind(b"\n") + 1
+            if whole < self.path.stat().st_size:
+                os.truncate(self.path, whole)
+
+    def _lines(self) -> list[bytes]:
+        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+
+    def _record(self, number: int, line: bytes) -> Record:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise FileFormatError(f"{self.path}, line {number}: not JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise FileFormatError(f"{self.path}, line {number}: holds a {type(record).__name__}, not an object")
+        return record
+
+
+class JournalReader:
+    """Follows a journal that another process writes."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._position = 0
+
+    def fresh(self) -> tuple[list[Record], bool]:
+        """Return the records since the last call, and whether the journal was rewound in between and is read anew."""
+        path = self.journal.path
+        if not path.exists():
+            return [], False
+        with path.open("rb") as file:
+            rewound = file.seek(0, 2) < self._position
+            self._position = 0 if rewound else self._position
+            file.seek(self._position)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return [json.loads(line) for line in whole.splitlines()], rewound

@@ -1,0 +1,95 @@
+"""One registry for all parts: PDEs, objectives, methods. One error text, and ``module:name`` for users' own parts."""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+Class = TypeVar("Class", bound=type)
+VARIABLE = "PIRF_RAY_PDES"
+"""Environment variable of users' own modules, separated by commas; the processes of a run inherit it."""
+
+
+def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """Return ``known[name]``. ValueError names the flag ``--kind`` and what is known."""
+    if name not in known:
+        raise ValueError(f"--{kind}: {unknown(kind, name, known)}")
+    return known[name]
+
+
+def unknown(kind: str, name: str, known: Mapping[str, T]) -> str:
+    """Return the one text about a name that is not registered."""
+    return f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}"
+
+
+class Registry(Mapping[str, T]):
+    """Parts of one kind by name, in the order of their registration.
+
+    >>> shapes = Registry[type]("shape")
+    >>> @shapes.register("round")
+    ... class Round: ...
+    >>> shapes.find("round") is Round
+    True
+    """
+
+    def __init__(self, kind: str, *, flag: str = "", make: Callable[[type], T] | None = None) -> None:
+        """``flag``: the flag that names such a part, if it is not ``--kind``. ``make``: the part of a registered class."""
+        self.kind, self.flag, self._make = kind, flag or kind, make
+        self._parts: dict[str, T] = {}
+        self._owners: dict[str, tuple[str, str]] = {}
+
+    def __getitem__(self, name: str) -> T:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def register(self, name: str) -> Callable[[Class], Class]:
+        """Return a class decorator that registers a class. ValueError if the name belongs to another class."""
+
+        def add(cls: Class) -> Class:
+            owner = (cls.__module__, cls.__qualname__)
+            if self._owners.get(name, owner) != owner:
+                raise ValueError(f"{self.kind} {name!r} of {'.'.join(owner)} is taken by {'.'.join(self._owners[name])}")
+            self._owners[name] = owner
+            self._parts[name] = self._make(cls) if self._make else cls  # type: ignore[assignment]
+            return cls
+
+        return add
+
+    def find(self, name: str) -> T:
+        """Return the part registered as ``name``; ``module:name`` imports the module first. ValueError names what is known."""
+        plain = imported_name(name, self.flag)
+        if plain not in self._parts:
+            raise ValueError(f"--{self.flag}: {unknown(self.kind, plain, self._parts)}")
+        return self._parts[plain]
+
+
+def imported_name(name: str, flag: str) -> str:
+    """Return the name without its module, which is imported here and in every process started from here."""
+    module, colon, plain = name.rpartition(":")
+    if colon:
+        import_user_module(module, f"--{flag} {module}:...")
+        named = named_modules()
+        if module not in named:
+            os.environ[VARIABLE] = ",".join([*named, module])
+    return plain
+
+
+def named_modules() -> list[str]:
+    """Return the modules that the user of this process has named."""
+    return [name for name in os.environ.get(VARIABLE, "").split(",") if name]
+
+
+def import_user_module(module: str, source: str) -> None:
+    """Import a module that registers parts. ValueError names ``source`` if there is no such module."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise
+        raise ValueError(f"{source}: no module {module!r} in this directory or on the Python path") from None

@@ -1,0 +1,1 @@
+"""HDF5 files of fields: written, validated, read, and imported from other codes."""

@@ -1,0 +1,1 @@
+"""Grids, operators, transforms and counter-based random numbers."""

@@ -1,1 +1,0 @@
-"""The benchmark's parts: cells, trials, jobs and their order, and the report of what is finished."""

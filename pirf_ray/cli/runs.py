@@ -1,0 +1,117 @@
+"""Flags of ``train``, and the run that they mean: a new one, or one to continue."""
+
+import sys
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+from envs.common.checks import ConfigError
+from envs.common.files import absolute, refuse_existing
+from envs.common.registry import choose
+from envs.pdes import REGISTRY
+from pirf_ray.cli.flags import DEFAULT_ENV, changed_flags, flag_value, named_env, parse, use_address
+from pirf_ray.training.checks import check, check_named
+from pirf_ray.training.presets import DEFAULT_PRESET, PRESETS
+from pirf_ray.training.runs import RunDirectory, load_settings
+from pirf_ray.training.settings import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """Fine-tune a diffusion model of physical fields so that what it generates obeys the PDE.
+
+    Without further flags: the shipped base model, Ray on this machine, a few minutes, a run directory with report.png.
+    """
+
+    preset: str = DEFAULT_PRESET
+    """smoke (seconds), small (minutes on two cores) or paper (128x128 on a GPU); sets the defaults of all other flags."""
+    settings: Path | None = None
+    """config.json of another run (or of an exported trial), whose settings are the defaults in place of a preset's."""
+    out: Path | None = None
+    """Run directory to make; default: runs/<env>-<date>-<time>."""
+    resume: Path | None = None
+    """Continue this run directory instead, with its own settings."""
+    base: Path | None = None
+    """Base model to fine-tune; default: the one that ships with the package."""
+    data: Path | None = None
+    """HDF5 file of held-out fields for the final evaluation; default: they are solved."""
+    address: str | None = None
+    """Ray cluster to join (or RAY_ADDRESS); default: start Ray on this machine."""
+    config: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedTrain:
+    """The flags of ``train``, beside what they would be by default."""
+
+    arguments: TrainArguments
+    default: TrainArguments
+    objective: str
+    """Objective that the command line names; empty if it names none."""
+
+
+def parse_train(argv: list[str] | None) -> ParsedTrain:
+    """Parse the flags of ``train``. The preset or the settings file sets the defaults of the other flags."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    path = flag_value(argv, "--settings", "")
+    settings = load_settings(Path(path)) if path else None
+    objective = flag_value(argv, "--objective", "")
+    if settings is not None and not objective:
+        check_named([settings.objective], Path(path))
+    env, argv = named_env(argv, settings.env if settings else DEFAULT_ENV)
+    preset = flag_value(argv, "--preset", DEFAULT_PRESET)
+    default = TrainArguments(preset=preset, config=settings or choose("preset", preset, PRESETS)(env))
+    arguments = parse(
+        TrainArguments, argv=argv, prog="python -m pirf_ray.train", description=TrainArguments.__doc__, default=default
+    )
+    arguments = replace(arguments, address=use_address(arguments.address))
+    return ParsedTrain(arguments=arguments, default=default, objective=objective)
+
+
+def open_run(parsed: ParsedTrain) -> RunDirectory:
+    """Return the run that the flags mean, everything checked first."""
+    return _resumed(parsed) if parsed.arguments.resume is not None else _created(parsed.arguments)
+
+
+def _created(arguments: TrainArguments) -> RunDirectory:
+    config = arguments.config
+    if arguments.settings is not None and "--preset" in changed_flags(arguments, TrainArguments()):
+        raise ConfigError("--settings stands in place of a preset: --preset cannot be given with it")
+    base = check(config, base=arguments.base, data=arguments.data)
+    root = absolute(arguments.out or Path("runs") / f"{config.env}-{datetime.now():%Y%m%d-%H%M%S}")
+    refuse_existing(root)
+    _check_resources(arguments)
+    return RunDirectory.create(root, config, base)
+
+
+def _resumed(parsed: ParsedTrain) -> RunDirectory:
+    """Return an existing run; ConfigError if flags try to change what it is."""
+    arguments = parsed.arguments
+    fixed = (arguments.out, arguments.base, arguments.settings)
+    if arguments.resume is None or any(value is not None for value in fixed):
+        raise ConfigError("--resume continues a run as it is: --out, --base and --settings cannot be given with it")
+    run = RunDirectory.open(absolute(arguments.resume))
+    check_named([run.config.objective], run.paths.config, parsed.objective)
+    asked = [flag for flag in changed_flags(arguments.config, parsed.default.config) if flag != "--env"]
+    differing = [flag for flag in asked if flag in changed_flags(arguments.config, run.config)]
+    if differing:
+        raise ConfigError(f"--resume continues a run with its own settings; {', '.join(differing)} would change them")
+    return run
+
+
+def _check_resources(arguments: TrainArguments) -> None:
+    """Check the room of the cluster, which is joined for it, or of this machine, on which Ray is not yet started."""
+    from pirf_ray.distributed import cluster  # Ray takes seconds to import, and bad input must be told before
+
+    if arguments.address:
+        cluster.connect(arguments.config, arguments.address)
+    else:
+        cluster.check_run(arguments.config, cluster.local_resources())
+
+
+def resume_command(run: RunDirectory) -> str:
+    """Return the command that continues a run; it names the user's own modules again."""
+    module, objective = REGISTRY[run.config.env].__module__, run.config.objective
+    env = run.config.env if module.startswith("envs.pdes.") else f"{module}:{run.config.env}"
+    named = f" --objective {objective}" if ":" in objective else ""
+    return f"python -m pirf_ray.train --env {env} --resume {run.paths.root}{named}"

@@ -1,0 +1,12 @@
+"""Denoising score matching (Karras et al. 2022, arXiv 2206.00364, equation 2 and table 1)."""
+
+import torch
+
+from pirf_ray.diffusion.denoiser import Denoiser
+
+
+def denoising_loss(denoiser: Denoiser, y: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Return lambda(s) ||D(y + s n; s) - y||^2 per element, lambda = (s^2 + sd^2) / (s sd)^2. y, noise (b, c, h, w), sigma (b,)."""
+    s = sigma[:, None, None, None]
+    weight = (s**2 + denoiser.sigma_data**2) / (s * denoiser.sigma_data) ** 2
+    return (weight * (denoiser(y + s * noise, sigma) - y).square()).mean()

@@ -1,0 +1,1 @@
+"""The mathematics of one update: objectives, regularizers, parameters, rollouts. No files, no Ray."""

@@ -1,0 +1,1 @@
+"""What holds the tuned model to the pretrained one."""

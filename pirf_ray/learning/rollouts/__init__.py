@@ -1,0 +1,1 @@
+"""What the learner learns from: prefixes, their plan, and who makes them."""

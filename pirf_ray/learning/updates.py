@@ -1,0 +1,80 @@
+"""What an update measures: typed numbers with stable names in groups, as metrics.jsonl holds them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermMetrics:
+    """Violation of one reward term over an update's batch."""
+
+    is_residual: bool
+    """Whether the term is a residual operator; otherwise it is a condition."""
+    mean: float
+    """Mean over the batch."""
+    median: float
+    """Median over the batch."""
+    over_floor: float | None = None
+    """Mean over the mean residual of exact data; None for a condition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateMetrics:
+    """Numbers of one update, the same on every rank."""
+
+    reward: float
+    """Mean reward."""
+    anchor: float
+    """Mean output anchor."""
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    learning_rate: float
+    """Learning rate of the update."""
+    skipped: int
+    """Updates skipped so far for a non-finite gradient."""
+    weight_distance: float | None
+    """Distance of the weights from the pretrained ones; None for a skipped update."""
+    terms: dict[str, TermMetrics] = field(default_factory=dict)
+    """Reward terms by name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers by the names of metrics.jsonl: ``reward/ residual/ condition/ learner/ weights/``."""
+        record: dict[str, Any] = {
+            "reward/mean": self.reward,
+            "learner/anchor": self.anchor,
+            "learner/grad_norm": self.grad_norm,
+            "learner/learning_rate": self.learning_rate,
+        }
+        for name, term in self.terms.items():
+            group = "residual" if term.is_residual else "condition"
+            record |= {f"{group}/{name}/mean": term.mean, f"{group}/{name}/median": term.median}
+            if term.over_floor is not None:
+                record["residual/over_floor"] = term.over_floor
+        record["learner/skipped"] = float(self.skipped)
+        if self.weight_distance is not None:
+            record["weights/distance"] = self.weight_distance
+        return record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "UpdateMetrics":
+        """Read the numbers back from a record of metrics.jsonl."""
+        terms = {}
+        for key in record:
+            group, _, rest = key.partition("/")
+            name, _, statistic = rest.rpartition("/")
+            if group in ("residual", "condition") and statistic == "mean" and name:
+                terms[name] = TermMetrics(
+                    is_residual=group == "residual",
+                    mean=record[key],
+                    median=record[f"{group}/{name}/median"],
+                    over_floor=record.get("residual/over_floor") if group == "residual" else None,
+                )
+        return cls(
+            reward=record["reward/mean"],
+            anchor=record["learner/anchor"],
+            grad_norm=record["learner/grad_norm"],
+            learning_rate=record["learner/learning_rate"],
+            skipped=int(record["learner/skipped"]),
+            weight_distance=record.get("weights/distance"),
+            terms=terms,
+        )

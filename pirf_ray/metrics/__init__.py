@@ -1,0 +1,1 @@
+"""What is measured of sample sets: pure functions and typed results."""

@@ -1,0 +1,218 @@
+"""Typed results of an evaluation, and their names in JSON files.
+
+``EvaluationResult.to_json`` gives ``{set: {name: number}}`` with these names, documented in docs/reference/metrics.md:
+``residual/<operator>/mean``, ``condition/<name>/mean``, ``resolve/median``, ``fidelity/energy_distance`` and so on.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+DATA = "data"
+"""Name of the set of real fields that is evaluated like a generated set."""
+STATISTICS = ("mean", "median", "mean_interval", "median_interval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Mean and median over samples, each with its 95% bootstrap interval."""
+
+    mean: float
+    median: float
+    mean_interval: tuple[float, float]
+    median_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualMetrics(Estimate):
+    """Mean square residual of one operator."""
+
+    over_floor: float
+    """Mean over the mean of real data."""
+    below_floor: bool
+    """Whether the mean's whole interval lies below that of real data."""
+    noise_equivalent: float
+    """Standard deviation of the white noise, relative to each channel's, that gives real data this residual."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityMetrics:
+    """Likeness of a set of fields to held-out real fields; see pirf_ray.metrics.distances, spectra and statistics."""
+
+    energy_distance: float
+    """Energy distance (V-statistic)."""
+    energy_distance_unbiased: float
+    """Squared energy distance without bias (U-statistic)."""
+    energy_distance_same_law: float
+    """Energy distance of two sets of these sizes with the same law."""
+    energy_distance_ratio_to_data: float
+    """Energy distance over that of a second held-out set."""
+    marginal_energy_distance: float
+    """Energy distance of the part whose law is known: coefficient, source or initial condition."""
+    log_spectrum_error: float
+    """Root mean square error of the log spectrum, decades."""
+    mean_field_error: float
+    """Mean square error of the mean field (MMSE)."""
+    std_field_error: float
+    """Mean square error of the standard-deviation field (SMSE)."""
+    diversity_ratio: float
+    """Mean distance of two samples over that of two real fields."""
+    nearest_distance: float
+    """Median distance to the nearest real field."""
+    nearest_training_distance: float | None = None
+    """Median distance to the nearest training field, where the training data are known."""
+    amplitude_ratio: float
+    """Standard deviation over that of real fields, of the channel farthest from 1."""
+    high_wavenumber_ratio: float
+    """Energy above half of Nyquist over that of real fields, of the channel farthest from 1."""
+    amplitude_ratios: dict[str, float]
+    """``amplitude_ratio`` of each channel."""
+    high_wavenumber_ratios: dict[str, float]
+    """``high_wavenumber_ratio`` of each channel."""
+
+
+RATIOS = {"amplitude_ratios": "amplitude_ratio", "high_wavenumber_ratios": "high_wavenumber_ratio"}
+SCALARS = tuple(f.name for f in fields(FidelityMetrics) if f.name not in RATIOS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMetrics:
+    """Everything measured of one set of samples."""
+
+    num_samples: int
+    num_nonfinite: int
+    """Samples with a value that is not finite."""
+    residuals: dict[str, ResidualMetrics]
+    """Residuals by operator."""
+    conditions: dict[str, Estimate]
+    """Violations by condition."""
+    resolve: Estimate
+    """Relative L2 error against the re-solved field."""
+    resolve_trivial: float
+    """Median of that error of the trivial competitor."""
+    fidelity: FidelityMetrics
+    """Likeness to held-out real fields."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every number by its name."""
+        made: dict[str, Any] = {"num_samples": self.num_samples, "num_nonfinite": self.num_nonfinite}
+        for prefix, estimate in self._estimates().items():
+            made |= {f"{prefix}/{name}": _plain(value) for name, value in vars(estimate).items()}
+        made["resolve/trivial_median"] = self.resolve_trivial
+        for name in SCALARS:
+            if (value := getattr(self.fidelity, name)) is not None:
+                made[f"fidelity/{name}"] = value
+        for name, single in RATIOS.items():
+            made |= {f"fidelity/{single}/{channel}": v for channel, v in getattr(self.fidelity, name).items()}
+        return made
+
+    def _estimates(self) -> dict[str, Estimate]:
+        residuals = {f"residual/{name}": r for name, r in self.residuals.items()}
+        return {**residuals, **{f"condition/{name}": c for name, c in self.conditions.items()}, "resolve": self.resolve}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "SetMetrics":
+        """Read the numbers back. KeyError names a number that is missing."""
+        ratios = {
+            name: {key.rpartition("/")[2]: v for key, v in data.items() if key.startswith(f"fidelity/{single}/")}
+            for name, single in RATIOS.items()
+        }
+        scalars = {name: data[f"fidelity/{name}"] for name in SCALARS if name != "nearest_training_distance"}
+        return cls(
+            num_samples=data["num_samples"],
+            num_nonfinite=data["num_nonfinite"],
+            residuals={
+                name: ResidualMetrics(
+                    **_statistics(data, f"residual/{name}"),
+                    over_floor=data[f"residual/{name}/over_floor"],
+                    below_floor=data[f"residual/{name}/below_floor"],
+                    noise_equivalent=data[f"residual/{name}/noise_equivalent"],
+                )
+                for name in _names(data, "residual")
+            },
+            conditions={name: Estimate(**_statistics(data, f"condition/{name}")) for name in _names(data, "condition")},
+            resolve=Estimate(**_statistics(data, "resolve")),
+            resolve_trivial=data["resolve/trivial_median"],
+            fidelity=FidelityMetrics(
+                **scalars, **ratios, nearest_training_distance=data.get("fidelity/nearest_training_distance")
+            ),
+        )
+
+
+def _names(data: dict[str, Any], group: str) -> list[str]:
+    """Return the operators or conditions of a flat record, in order."""
+    return [key.split("/")[1] for key in data if key.startswith(f"{group}/") and key.endswith("/mean")]
+
+
+def _statistics(data: dict[str, Any], prefix: str) -> dict[str, Any]:
+    values = {name: data[f"{prefix}/{name}"] for name in STATISTICS}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerRecord:
+    """How the samples of an evaluation were made."""
+
+    num_steps: int
+    solver: str
+    nfe: int
+    """Network evaluations per sample."""
+    corrections: int = 0
+    """Steps of the finisher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Metrics of every set of an evaluation, with real data measured in the same way under ``data``."""
+
+    env_id: str
+    resolution: int
+    operators: list[str]
+    """Residual operators: the default, the unrewarded, the others."""
+    default_operator: str
+    unrewarded_operator: str
+    rewarded_operator: str
+    conditions: list[str]
+    channels: list[str]
+    num_samples: int
+    """Samples per set."""
+    num_real: int
+    """Held-out fields that every set is compared with."""
+    sets: dict[str, SetMetrics]
+    """Metrics by set."""
+    sampler: SamplerRecord | None = None
+    seed: int | None = None
+    kept_update: int | None = None
+    """Update of a run's kept model."""
+    ending: str | None = None
+    """How the run ended, in a sentence."""
+
+    @property
+    def data(self) -> SetMetrics:
+        """Return the metrics of real data: the floors."""
+        return self.sets[DATA]
+
+    def __getitem__(self, name: str) -> SetMetrics:
+        """Return the metrics of a set."""
+        return self.sets[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as result.json holds it: what was measured, then each set by name."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("sets", "sampler")}
+        made = {name: value for name, value in plain.items() if value is not None}
+        if self.sampler is not None:
+            made["sampler"] = vars(self.sampler)
+        return {**made, "sets": list(self.sets), **{name: metrics.to_json() for name, metrics in self.sets.items()}}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "EvaluationResult":
+        """Read result.json. KeyError or TypeError if it is none."""
+        known = {f.name for f in fields(cls)} - {"sets", "sampler"}
+        return cls(
+            **{name: value for name, value in data.items() if name in known},
+            sampler=SamplerRecord(**data["sampler"]) if "sampler" in data else None,
+            sets={name: SetMetrics.from_json(data[name]) for name in data["sets"]},
+        )

@@ -1,0 +1,1 @@
+"""Training of base models by denoising score matching."""

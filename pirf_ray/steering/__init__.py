@@ -1,0 +1,1 @@
+"""Guidance while sampling, and finishers of samples. No weights change here."""

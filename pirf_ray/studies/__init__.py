@@ -1,0 +1,1 @@
+"""Experiments: ``python -m pirf_ray.studies.NAME``."""

@@ -1,0 +1,1 @@
+"""One fine-tuning run: settings, presets, checks, run directory, guard, loop."""

@@ -1,0 +1,221 @@
+"""The commands as a user runs them: bad input, whole runs over Ray, Ctrl-C, killed processes, the Python API."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from commands import refuse
+from envs.data import datasets
+from envs.pdes import make_pde
+from pirf_ray import api, zoo
+from pirf_ray.diffusion import checkpoints
+from pirf_ray.training.runs import RunDirectory
+from places import ROOT
+from tiny_models import tiny_denoiser, write_base
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"pirf_ray.{name}", *arguments]
+
+
+def run(name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+
+
+def broken_base(path: Path, how: str) -> Path:
+    base = write_base(path / "base")
+    file = base / checkpoints.EMA
+    if how == "truncated":
+        file.write_bytes(file.read_bytes()[:-64])
+    elif how == "corrupted":
+        data = bytearray(file.read_bytes())
+        data[-5] ^= 0xFF
+        file.write_bytes(bytes(data))
+    elif how == "other PDE":
+        meta = json.loads((base / checkpoints.META).read_text())
+        meta["info"]["env_id"] = "Stokes-v0"
+        (base / checkpoints.META).write_text(json.dumps(meta))
+    return base
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "Stokes-v0"], r"--env: unknown env 'Stokes-v0'; known: Burgers-v0"),
+        (["--preset", "huge"], r"--preset: unknown preset 'huge'; known: paper, small, smoke"),
+        (["--truncation", "21"], r"--truncation must be in \[1, 5\].*got 21"),
+        (["--truncation", "0"], r"--truncation must be at least 1, got 0"),
+        (["--l2", "-1"], r"--l2 must not be negative, got -1.0"),
+        (["--anchor", "-1"], r"--anchor must not be negative"),
+        (["--operator", "upwind"], r"--operator 'upwind' is not one of Burgers-v0; known: \['consistent', 'paper', 'simpson'\]"),
+        (["--levels", "9"], r"--levels must be in \[0, 3\]"),
+        (["--actors", "400"], r"--actors 400 and --workers 1 need 100.25 CPUs .* the cluster has"),
+        (["--worker-gpus", "64"], r"need 64 GPUs"),
+        (["--resolution", "64"], r"no base model for Burgers-v0 at 64x64 ships .*Burgers-v0 at 32x32"),
+        (["--base", "nowhere"], r"nowhere: no such checkpoint directory"),
+        (["--data", "nowhere.h5"], r"nowhere.h5: no such file"),
+        (["--resume", "nowhere"], r"nowhere.*config.json: no such file"),
+    ],
+)
+def test_bad_flags_are_one_line_and_start_nothing(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from pirf_ray.train import main
+
+    out = [] if "--resume" in arguments else ["--out", str(tmp_path / "run")]
+    assert re.search(message, refuse(main, ["--preset", "smoke", *out, *arguments], capsys))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated", r"ema.safetensors: damaged or not a safetensors file"),
+        ("corrupted", r"ema.safetensors: does not match the hash"),
+        ("other PDE", r"meta.json: unknown env 'Stokes-v0'; known"),
+        ("other resolution", r"a model at resolution 8, expected --resolution 32"),
+    ],
+)
+def test_bad_base_models_are_named(how: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pirf_ray.train import main
+
+    base = broken_base(tmp_path, how)
+    resolution = [] if how == "other resolution" else ["--resolution", "8"]
+    error = refuse(main, ["--preset", "smoke", "--base", str(base), *resolution, "--out", str(tmp_path / "run")], capsys)
+    assert re.search(message, error)
+
+
+def test_bad_data_files_list_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pirf_ray.train import main
+
+    file = tmp_path / "data.h5"
+    datasets.write(file, make_pde("Burgers-v0", 8), num_samples=4, seed=0, stream="test")
+    arguments = ["--preset", "smoke", "--out", str(tmp_path / "run"), "--data", str(file)]
+    assert "expected (samples, 1, 32, 32)" in refuse(main, arguments, capsys)
+    good = tmp_path / "nan.h5"
+    datasets.write(good, make_pde("Burgers-v0", 32), num_samples=4, seed=0, stream="test")
+    with h5py.File(good, "a") as opened:
+        opened["fields"][2, 0, 3, 3] = np.nan
+    assert "1 of 4 samples are not finite, first sample 2" in refuse(main, [*arguments[:-1], str(good)], capsys)
+
+
+def test_misspelled_flags_are_answered_with_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    from pirf_ray.train import main
+
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--truncatio", "2"])
+    assert exit_info.value.code == 2
+    assert "--truncation" in capsys.readouterr().err
+
+
+def test_an_output_directory_that_holds_something_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pirf_ray.train import main
+
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "output directory holds another run" in refuse(main, ["--preset", "smoke", "--out", str(tmp_path)], capsys)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["train", "data", "pretrain", "generate", "evaluate", "throughput"])
+def test_help_explains_every_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib import import_module
+
+    with pytest.raises(SystemExit) as exit_info:
+        import_module(f"pirf_ray.{name}").main(["--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    assert "--" in text
+    assert "TODO" not in text
+
+
+def test_data_command_writes_and_validates(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pirf_ray.data import main
+
+    file = tmp_path / "d.h5"
+    main(["--resolution", "8", "--num-samples", "3", "--out", str(file)])
+    main(["--validate", str(file)])
+    text = capsys.readouterr().out
+    assert "residual floor, consistent" in text
+    assert "valid; 3 samples of Burgers-v0 at 8x8" in text
+    assert "exists" in refuse(main, ["--out", str(file)], capsys)
+    assert "no such file" in refuse(main, ["--validate", str(tmp_path / "no.h5")], capsys)
+    assert "give one of --out" in refuse(main, [], capsys)
+
+
+def test_pretraining_makes_a_model_that_generates(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pirf_ray import generate, pretrain
+
+    out = tmp_path / "base"
+    pretrain.main(["--preset", "smoke", "--out", str(out), "--threads", "1"])
+    assert "over floor" in (out / "model" / "CARD.md").read_text()
+    generate.main(["--checkpoint", str(out / "model"), "--num-samples", "3", "--out", str(tmp_path / "s.h5"), "--num-steps", "3"])
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file["base/fields"].shape == (3, 1, 8, 8)
+        assert np.isfinite(file["base/fields"][:]).all()
+    assert "holds another run" in refuse(pretrain.main, ["--preset", "smoke", "--out", str(out)], capsys)
+    changed = ["--preset", "smoke", "--out", str(out), "--resume", "--learning-rate", "1"]
+    assert "was trained with other settings: learning_rate" in refuse(pretrain.main, changed, capsys)
+
+
+def test_python_api_of_the_readme() -> None:
+    """The README's own lines, run as they stand there."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    code = next(block for block in blocks if "api.load" in block)
+    assert len(code.strip().splitlines()) <= 14
+    small = re.sub(r"updates=\d+", "updates=2, guard_samples=4, pool_start=16, num_steps=4, truncation=2, pool_growth=0.0", code)
+    small = re.sub(r"samples=\d+, real=\d+", "samples=4, real=8", small)
+    names: dict = {}
+    exec(compile(small, "README.md", "exec"), names)
+    assert names["fields"].shape[1:] == (1, 32, 32)
+
+
+def test_settings_of_the_api_are_named_like_the_flags() -> None:
+    assert api.configure("Burgers-v0", batch=4, chunk=4).rollout.chunk == 4  # each alone would not fit the other
+    config = api.configure("Burgers-v0", truncation=3, l2=0.5, seed=4)
+    assert (config.pirf.truncation, config.regularization.l2, config.seed) == (3, 0.5, 4)
+    with pytest.raises(ValueError, match="unknown settings: lambda_"):
+        api.configure("Burgers-v0", lambda_=1.0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = run("train", "--env", "Burgers-v0", "--preset", "smoke", "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    assert "residual consistent (rewarded)" in result.stdout
+    assert "real data" in result.stdout
+    return out
+
+
+@pytest.mark.slow
+def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
+    names = {p.name for p in finished.iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "base", "samples.h5", "result.json", "report.png"} <= names
+    assert (finished / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    result = json.loads((finished / "result.json").read_text())
+    assert {"base", "tuned", "data"} <= result.keys()
+    assert [r["update"] for r in RunDirectory.open(finished).history()] == [1, 2, 3, 4]
+    assert any((finished / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_generate_and_evaluate_take_a_run(finished: Path, tmp_path: Path) -> None:
+    made = run("generate", "--checkpoint", str(finished), "--num-samples", "4", "--out", str(tmp_path / "s.h5"))
+    assert made.returncode == 0, made.stderr
+    figures = tmp_path / "figures.json"
+    arguments = ["--checkpoint", str(finished), "--samples", "8", "--real", "16", "--out", str(figures)]
+    done = run("evaluate", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(figures.read_text())["num_samples"] == 8
+
+
+def test_zoo_names_what_ships() -> None:
+    with pytest.raises(checkpoints.CheckpointError, match="no base model for Burgers-v0 at 16x16 ships .*Burgers-v0 at 32x32"):
+        zoo.find("Burgers-v0", 16)
+    assert tiny_denoiser().config.resolution == 8
