@@ -16,9 +16,7 @@ from envs.environments import DenoisingEnv, DenoisingVectorEnv
 from envs.pdes import REGISTRY, make_pde
 from pirf_ray import zoo
 from pirf_ray.__main__ import modules, summary_of
-from pirf_ray.cli.data_files import DataArguments
 from pirf_ray.cli.pretraining import PretrainArguments
-from pirf_ray.cli.runs import TrainArguments
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.evaluation import samples
 from pirf_ray.learning.objectives import OBJECTIVES
@@ -34,8 +32,6 @@ from pirf_ray.training.settings import TrainConfig
 DOCS = Path(__file__).parent
 PRINTED = "Printed from the code by `python docs/print_reference.py`. Do not edit this page.\n"
 STUDIES = ("pirf_ray.studies.hacking", "pirf_ray.studies.scaling", "pirf_ray.studies.throughput")
-ARGUMENTS: dict[str, type] = {"data": DataArguments, "pretrain": PretrainArguments, "train": TrainArguments}
-"""Flags of the commands whose module has no ``Arguments`` of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +120,8 @@ def commands() -> Iterator[str]:
     for name in (*modules(), *STUDIES):
         module = import_module(name)
         said = summary_of(Path(inspect.getfile(module))) or docstring(module).splitlines()[0]
-        cls: type = ARGUMENTS.get(name.removeprefix("pirf_ray.")) or module.Arguments
+        named = [thing for key, thing in vars(module).items() if key.endswith("Arguments")]
+        (cls,) = [PretrainArguments] if name == "pirf_ray.pretrain" else named
         yield f"## `python -m {name}`\n\n{said[0].upper()}{said[1:].rstrip('.')}.\n\n{docstring(cls)}\n\n{flags(cls, '###')}"
 
 

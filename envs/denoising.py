@@ -1,8 +1,17 @@
-"""Denoising as a Markov decision process, one step = one network evaluation.
+"""Denoising as a Markov decision process. A step of the process is a network evaluation.
 
-State (x_i, slope, step i); observation (x, sigma); action the denoised prediction D(x; sigma); deterministic transition
-by the sampler's step; reward 0 until sigma = 0, then the physics reward of the finished sample. With Heun each step but
-the last takes two evaluations (predictor, corrector), so an episode lasts 2N-1 steps; with Euler N.
+===========  ===========================================================================================
+part         content
+===========  ===========================================================================================
+state        x, the slope between Heun's predictor and corrector, the step i of the sampler
+observation  (x, sigma)
+action       the denoised prediction D(x; sigma)
+transition   the sampler's step, deterministic
+reward       0 until sigma = 0, then the reward of the finished sample
+===========  ===========================================================================================
+
+An episode of N sampler steps has N network evaluations with Euler. With Heun it has 2N - 1, since every step except the last
+has two evaluations (predictor and corrector).
 """
 
 from dataclasses import dataclass
@@ -18,17 +27,21 @@ Solver = Literal["heun", "euler"]
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """x (b, c, h, w) at the start of step ``step``; ``slope`` is set between Heun's predictor and corrector."""
+    """A state of the process: the samples within a step of the sampler."""
 
     x: torch.Tensor
+    """Samples (b, c, h, w) at the start of the step, model units."""
     step: int
+    """Number of the sampler's step, from 0."""
     slope: torch.Tensor | None = None
+    """Slope (b, c, h, w) of Heun's predictor before the corrector, else None."""
 
 
 class DenoisingProcess:
-    """The pure core: initial, observe, transition, terminal. Differentiable; holds no state of an episode."""
+    """The denoising process as pure, differentiable functions. It keeps no state of an episode."""
 
     def __init__(self, num_steps: int, solver: Solver = "heun") -> None:
+        """Set the schedule of ``num_steps`` steps and the solver. ValueError if a value is not allowed."""
         if solver not in get_args(Solver):
             raise ValueError(f"unknown solver {solver!r}; known: {sorted(get_args(Solver))}")
         self.num_steps = num_steps
@@ -37,23 +50,24 @@ class DenoisingProcess:
 
     @property
     def num_evaluations(self) -> int:
-        """NFE: network evaluations of an episode."""
+        """Number of network evaluations of an episode (NFE)."""
         return self.evaluations_from(0)
 
     def evaluations_from(self, step: int) -> int:
-        """Network evaluations from the start of ``step`` to the end."""
+        """Return the number of network evaluations from the start of a sampler step to the end of the episode."""
         remaining = self.num_steps - step
         return remaining if self.solver == "euler" else max(2 * remaining - 1, 0)
 
     def initial(self, noise: torch.Tensor) -> State:
-        """Standard normal noise (b, c, h, w) to x_0 = sigma_max noise."""
+        """Return the first state, x = sigma_max noise, from standard normal noise (b, c, h, w)."""
         return State(x=self.sigmas[0] * noise, step=0)
 
     def terminal(self, state: State) -> bool:
+        """Return whether the episode has ended: sigma = 0."""
         return state.step == self.num_steps
 
     def observe(self, state: State) -> tuple[torch.Tensor, float]:
-        """(x, sigma) at which the denoiser is asked next; (x_0, 0) at the end."""
+        """Return (x, sigma) for the next network evaluation. At the end x is the finished sample and sigma is 0."""
         sigma = self.sigmas[state.step]
         if state.slope is None:
             return state.x, sigma
@@ -61,7 +75,10 @@ class DenoisingProcess:
         return euler_step(state.x, state.slope, sigma, sigma_next), sigma_next
 
     def transition(self, state: State, denoised: torch.Tensor) -> State:
-        """One evaluation on: Euler's step, or Heun's predictor, or its corrector. The step to sigma = 0 is Euler's."""
+        """Return the state after a network evaluation: Euler's step, Heun's predictor or Heun's corrector.
+
+        The step to sigma = 0 is Euler's. ValueError if the episode has ended.
+        """
         if self.terminal(state):
             raise ValueError(f"the episode is over after {self.num_steps} steps; reset first")
         x, sigma = self.observe(state)

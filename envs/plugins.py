@@ -1,12 +1,12 @@
-"""PDEs from outside this package: installed ones by entry point, one's own files by name.
+"""PDEs from outside this package, found by entry point or by module name.
 
 An installed package names the module that registers its PDE in its pyproject.toml:
 
     [project.entry-points."pirf_ray.pdes"]
     heat = "heat_package.heat"
 
-A file of one's own is named on the command line as in Gymnasium, ``--env heat:Heat-v0``, or for every command in the
-variable PIRF_RAY_PDES (module names, separated by commas), which the processes of a run inherit.
+A user's own file is named on the command line as in Gymnasium: ``--env heat:Heat-v0``. The environment variable PIRF_RAY_PDES
+names modules for every command, separated by commas. The processes of a run inherit this variable.
 """
 
 from importlib.metadata import entry_points
@@ -18,7 +18,7 @@ GROUP = "pirf_ray.pdes"
 
 
 def load_plugins() -> None:
-    """Import every module that registers a PDE; ImportError names the one that fails."""
+    """Import every module from outside that registers a PDE. ValueError names a module that does not exist."""
     for point in entry_points(group=GROUP):
         import_user_module(point.value.partition(":")[0], f"entry point {point.name!r} of group {GROUP}")
     for module in named_modules():

@@ -10,7 +10,11 @@ RHO = 7.0
 def karras_schedule(
     num_steps: int, *, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
 ) -> torch.Tensor:
-    """sigma_i = (smax^(1/rho) + i/(N-1) (smin^(1/rho) - smax^(1/rho)))^rho for i < N, then 0: float64 (N+1,)."""
+    """Return the sigmas (N+1,), float64, of N steps: from sigma_max to sigma_min, then 0.
+
+    sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho for i < N. ValueError if N < 1 or if the
+    sigmas are not 0 < sigma_min <= sigma_max.
+    """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     if not 0 < sigma_min <= sigma_max:

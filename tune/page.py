@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from envs.common.files import read_json
-from pirf_ray.evaluation.pages import Table, html_table, paragraph, picture, write_page
+from pirf_ray.evaluation.pages import Table, html_table, paragraph, plot, write_page
 from tune.directory import Sweep
 from tune.goals import VALUES
 from tune.heldout import TEST, Comparison, heldout_table
@@ -40,8 +40,8 @@ def write_report(sweep: Sweep, study: SweepStudy, ranked: list[FrozenTrial], tab
     limit = study.limits.guard.guard_energy if study.goal == "residual" else None
     draw_frontier(frontier, ranked, best=best, preset=preset, limit=limit)
     draw_parallel(parallel, trials, study.space, best=best, value_name=VALUES[study.goal][0])
-    parts.append(picture("Residual against fidelity: each finished trial by its number.", frontier))
-    parts.append(picture("Parallel coordinates: each line is a trial.", parallel))
+    parts.append(plot("Residual against fidelity: each finished trial by its number.", frontier))
+    parts.append(plot("Parallel coordinates: each line is a trial.", parallel))
     parts.append(_importance_part(sweep, study, len(ranked)))
     page = sweep.root / "report.html"
     write_page(page, f"sweep of {sweep.config.env}", parts)
@@ -62,7 +62,7 @@ def _importance_part(sweep: Sweep, study: SweepStudy, finished: int) -> str:
         return paragraph(f"Importance needs at least {LEAST_TRIALS} finished trials whose values differ.")
     path = sweep.root / "importance.png"
     draw_importance(path, shares, finished)
-    return picture(
+    return plot(
         "Share of each parameter in how much the values of finished trials differ (PED-ANOVA); few trials give a hint only.", path
     )
 

@@ -1,1 +1,1 @@
-"""The ground floor of envs, pirf_ray and tune: files, journals, checks, the registry, search ranges."""
+"""Parts that envs, pirf_ray and tune share: files, journals, checks, the registry and search ranges."""

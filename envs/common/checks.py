@@ -1,10 +1,10 @@
-"""Checks of settings. A setting that cannot work is a ConfigError that names its flag, what was given and what is allowed."""
+"""Checks of settings. They raise ConfigError, whose message names the flag, the given value and the allowed values."""
 
 from collections.abc import Callable
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work; the message names the flag, what was given and what is allowed."""
+    """An error about a setting that cannot work. Its message names the flag, the given value and the allowed values."""
 
 
 def flag(name: str) -> str:
@@ -19,22 +19,22 @@ def require(holds: bool, message: str) -> None:
 
 
 def require_each(settings: object, names: tuple[str, ...], rule: str, holds: Callable[[float], bool]) -> None:
-    """Check each named field with ``holds``; the message says that its flag must ``rule``."""
+    """Raise ConfigError unless every named field passes ``holds``. The message reads ``--flag must RULE, got VALUE``."""
     for name in names:
         value = getattr(settings, name)
         require(holds(value), f"{flag(name)} must {rule}, got {value}")
 
 
 def positive(settings: object, *names: str) -> None:
-    """Require that each named field is positive."""
+    """Raise ConfigError unless each named field is positive."""
     require_each(settings, names, "be positive", lambda value: value > 0)
 
 
 def not_negative(settings: object, *names: str) -> None:
-    """Require that no named field is negative."""
+    """Raise ConfigError if a named field is negative."""
     require_each(settings, names, "not be negative", lambda value: value >= 0)
 
 
 def at_least(settings: object, least: int, *names: str) -> None:
-    """Require that each named field is at least ``least``."""
+    """Raise ConfigError unless each named field is at least ``least``."""
     require_each(settings, names, f"be at least {least}", lambda value: value >= least)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, JSON, and locks of directories."""
+"""Files that appear whole or not at all, JSON files, and locks of directories."""
 
 import fcntl
 import json
@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 LOCK_POLL_SECONDS = 0.2
+LOCK = ".lock"
+"""Name of the lock file in a locked directory."""
 
 
 class FileFormatError(ValueError):
-    """A file that is missing, damaged or of another kind; the message names it."""
+    """An error about a file that is missing, damaged or of another kind. Its message names the file."""
 
 
 class DirectoryTakenError(FileExistsError):
-    """An output directory that holds another run, or that another process uses."""
+    """An error about an output directory that holds another run or that another process uses."""
 
 
 def absolute(path: Path) -> Path:
-    """Return the path as Ray's workers need it, which run in a session folder: absolute, ``~`` expanded."""
+    """Return the absolute path, with ``~`` expanded. Ray's workers run in another directory and need it."""
     return path.expanduser().resolve()
 
 
@@ -38,7 +40,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def names_file(path: Path) -> Iterator[None]:
-    """Add the path to an error of the file system that names no file, such as a full disk's."""
+    """Add the path to an error of the file system that names no file, such as the error of a full disk."""
     try:
         yield
     except OSError as error:
@@ -49,47 +51,67 @@ def names_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def staged_directory(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling of ``path`` that replaces it when the block ends without an error."""
+    """Yield a temporary directory that replaces ``path`` when the block ends without an error.
+
+    The files are on the disk before the rename, and the rename is on the disk before the function returns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         with names_file(path):
             yield staging
-        staging.chmod(0o755)
-        for file in staging.iterdir():
-            file.chmod(0o644)  # temporary files are private; a checkpoint is as readable as any file
+            _publish_tree(staging)
         if path.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, retired / path.name)
             os.replace(staging, path)
+            flush(path.parent)
             shutil.rmtree(retired)
         else:
             os.replace(staging, path)
+            flush(path.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _publish_tree(directory: Path) -> None:
+    """Give a directory and its contents the usual modes (temporary files are private), and write them to the disk."""
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            _publish_tree(entry)
+        else:
+            entry.chmod(0o644)
+            flush(entry)
+    directory.chmod(0o755)
+    flush(directory)
+
+
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling of ``path`` that becomes it, or replaces it, when the block ends without an error."""
+    """Yield a temporary path whose file becomes ``path`` when the block ends without an error.
+
+    The file is on the disk before the rename, and the rename is on the disk before the function returns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
         with names_file(path):
             yield partial
+            flush(partial)
         os.replace(partial, path)
+        flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write a JSON file, whole or not at all."""
     with staged_file(path) as partial:
         partial.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. FileFormatError if the file is missing, damaged or holds something else."""
+    """Return the object in a JSON file. FileFormatError if the file is missing, damaged or holds something else."""
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
@@ -102,7 +124,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_existing(root: Path) -> None:
-    """Raise DirectoryTakenError if a new run cannot have this directory."""
+    """Raise DirectoryTakenError if ``root`` is a file, or a directory that is not empty."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DirectoryTakenError(
             f"{root}: output directory holds another run; continue it with --resume, or choose another --out"
@@ -113,16 +135,21 @@ def refuse_existing(root: Path) -> None:
 def locked(root: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """Lock a directory against other processes. DirectoryTakenError after ``patience`` seconds without the lock.
 
-    The lock is the kernel's: it is released when the process ends, however that ends.
+    The kernel holds the lock. It releases the lock when the process ends, however the process ends.
     """
     give_up = time.monotonic() + patience
-    with (root / ".lock").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= give_up:
-                    raise DirectoryTakenError(f"{root}: another process is running {what}") from None
-                time.sleep(LOCK_POLL_SECONDS)
+    with (root / LOCK).open("w") as file:
+        while not _acquire(file.fileno(), root / LOCK):
+            if time.monotonic() >= give_up:
+                raise DirectoryTakenError(f"{root}: another process is running {what}")
+            time.sleep(LOCK_POLL_SECONDS)
         yield
+
+
+def _acquire(descriptor: int, path: Path) -> bool:
+    """Return whether the lock was free and ``path`` still names it: the last owner may have removed the directory."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False

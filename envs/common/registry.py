@@ -1,4 +1,4 @@
-"""One registry for all parts: PDEs, objectives, methods. One error text, and ``module:name`` for users' own parts."""
+"""The registry of all parts: PDEs, objectives, methods. Users name their own parts as ``module:name``."""
 
 import importlib
 import os
@@ -8,23 +8,23 @@ from typing import TypeVar
 T = TypeVar("T")
 Class = TypeVar("Class", bound=type)
 VARIABLE = "PIRF_RAY_PDES"
-"""Environment variable of users' own modules, separated by commas; the processes of a run inherit it."""
+"""Environment variable with the users' own modules, separated by commas. The processes of a run inherit it."""
 
 
 def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """Return ``known[name]``. ValueError names the flag ``--kind`` and what is known."""
+    """Return ``known[name]``. ValueError names the flag ``--kind`` and the known names."""
     if name not in known:
         raise ValueError(f"--{kind}: {unknown(kind, name, known)}")
     return known[name]
 
 
 def unknown(kind: str, name: str, known: Mapping[str, T]) -> str:
-    """Return the one text about a name that is not registered."""
+    """Return the message about a name that is not registered."""
     return f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}"
 
 
 class Registry(Mapping[str, T]):
-    """Parts of one kind by name, in the order of their registration.
+    """A mapping of names to parts of one kind, in the order of their registration.
 
     >>> shapes = Registry[type]("shape")
     >>> @shapes.register("round")
@@ -34,7 +34,10 @@ class Registry(Mapping[str, T]):
     """
 
     def __init__(self, kind: str, *, flag: str = "", make: Callable[[type], T] | None = None) -> None:
-        """``flag``: the flag that names such a part, if it is not ``--kind``. ``make``: the part of a registered class."""
+        """Make an empty registry of parts of a kind.
+
+        ``flag`` names the command-line flag if it is not ``--kind``. ``make`` turns a registered class into its part.
+        """
         self.kind, self.flag, self._make = kind, flag or kind, make
         self._parts: dict[str, T] = {}
         self._owners: dict[str, tuple[str, str]] = {}
@@ -62,7 +65,10 @@ class Registry(Mapping[str, T]):
         return add
 
     def find(self, name: str) -> T:
-        """Return the part registered as ``name``; ``module:name`` imports the module first. ValueError names what is known."""
+        """Return the part registered as ``name``. ``module:name`` imports the module first.
+
+        ValueError names the known parts.
+        """
         plain = imported_name(name, self.flag)
         if plain not in self._parts:
             raise ValueError(f"--{self.flag}: {unknown(self.kind, plain, self._parts)}")
@@ -70,7 +76,10 @@ class Registry(Mapping[str, T]):
 
 
 def imported_name(name: str, flag: str) -> str:
-    """Return the name without its module, which is imported here and in every process started from here."""
+    """Return the part of ``module:name`` after the colon, and import the module.
+
+    Every process started from this process imports the module too.
+    """
     module, colon, plain = name.rpartition(":")
     if colon:
         import_user_module(module, f"--{flag} {module}:...")
@@ -86,7 +95,7 @@ def named_modules() -> list[str]:
 
 
 def import_user_module(module: str, source: str) -> None:
-    """Import a module that registers parts. ValueError names ``source`` if there is no such module."""
+    """Import a module that registers parts. If there is no such module, ValueError names ``source``."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

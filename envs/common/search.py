@@ -1,6 +1,6 @@
-"""Search ranges of one parameter, as the command line writes them: ``4``, ``1,2,4``, ``1e-4:1e1``, ``0.5:0.99:linear``.
+"""Search ranges of a parameter, in the form of the command line: ``4``, ``1,2,4``, ``1e-4:1e1``, ``0.5:0.99:linear``.
 
-Who searches with Optuna asks it by ``pirf_ray.comparison.tuning.suggest``; nothing here knows Optuna.
+This module does not use Optuna. ``pirf_ray.comparison.tuning.suggest`` draws values of a range with Optuna.
 """
 
 import math
@@ -14,34 +14,39 @@ Value = int | float | str
 
 
 class Spec(Protocol):
-    """The values of one parameter. ``str`` gives back what the command line takes."""
+    """The values that a search may give to a parameter. ``str`` returns the form of the command line."""
 
     @property
     def fixed(self) -> bool:
-        """Whether there is only one."""
+        """Whether the parameter has a single value."""
         ...
 
-    def holds(self, value: Value) -> bool: ...
+    def holds(self, value: Value) -> bool:
+        """Return whether the parameter may have this value."""
+        ...
 
     def ends(self) -> tuple[Value, ...]:
-        """Values at which to check what goes with what: all choices, or both ends of a range."""
+        """Return the values at which settings are checked together: all choices, or both ends of a range."""
         ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A few values; a single one is fixed and is not searched."""
+    """A list of values. A single value is fixed and is not searched."""
 
     values: tuple[Value, ...]
 
     @property
     def fixed(self) -> bool:
+        """Whether the list has a single value."""
         return len(self.values) == 1
 
     def holds(self, value: Value) -> bool:
+        """Return whether the value is in the list."""
         return value in self.values
 
     def ends(self) -> tuple[Value, ...]:
+        """Return all values."""
         return self.values
 
     def __str__(self) -> str:
@@ -50,21 +55,26 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """All values between two, by default uniform in the logarithm."""
+    """An interval of numbers with both ends, searched uniformly in the logarithm or in the number."""
 
     low: float
     high: float
     log: bool = True
+    """Whether the search is uniform in the logarithm."""
     whole: bool = False
+    """Whether the values are whole numbers."""
 
     @property
     def fixed(self) -> bool:
+        """Whether the interval has a single value: never."""
         return False
 
     def holds(self, value: Value) -> bool:
+        """Return whether the value is a number in the interval."""
         return not isinstance(value, str) and self.low <= value <= self.high
 
     def ends(self) -> tuple[Value, ...]:
+        """Return both ends."""
         kind: Callable[[float], Value] = int if self.whole else float
         return kind(self.low), kind(self.high)
 
@@ -73,7 +83,7 @@ class Range:
 
 
 def parse_spec(name: str, text: str, kind: type) -> Spec:
-    """A spec of values of the type ``kind`` (int, float or str); ConfigError names the flag."""
+    """Return the spec that a text describes, of values of the type ``kind`` (int, float or str). ConfigError names the flag."""
     named = flag(name)
     text = text.strip()
     if ":" in text and kind is not str:
@@ -96,7 +106,8 @@ def _range(named: str, text: str, kind: type) -> Range:
     if not (isinstance(low, int | float) and isinstance(high, int | float) and low < high):
         raise ConfigError(f"{named} needs a range whose low end is below its high end, got {text!r}")
     if log and low <= 0:
-        raise ConfigError(f"{named} {text}: a logarithmic range must begin above 0; for a linear one write {text}:linear")
+        linear = f"{low_text}:{high_text}:linear"
+        raise ConfigError(f"{named} {text}: a logarithmic range must begin above 0; for a linear one write {linear}")
     return Range(low, high, log=log, whole=kind is int)
 
 
@@ -113,4 +124,6 @@ def _value(named: str, text: str, kind: type) -> Value:
 
 
 def _text(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return the shortest text that ``_value`` reads as the same value."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)

@@ -1,1 +1,1 @@
-"""HDF5 files of fields: written, validated, read, and imported from other codes."""
+"""HDF5 files of fields: writing, validation, reading, and import from other codes."""

@@ -1,11 +1,9 @@
-"""Chunks of a file being written: computed by one or several processes, stored so that a kill at any moment loses none.
+"""Chunks of a data file: computed by one or several processes, and stored so that a kill loses no finished chunk.
 
-``FILE.partial/`` holds the finished chunks, each written whole, flushed and renamed, beside the request they belong to
-and a lock. HDF5 itself is no journal: a file that is killed in mid-write may be unreadable, so it is made at the end.
+``FILE.partial/`` holds the finished chunks, beside their request and a lock. Each chunk is flushed and renamed whole. HDF5 is no
+journal: a kill in mid-write may leave an unreadable file. The HDF5 file is therefore made from the chunks at the end.
 """
 
-import fcntl
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -17,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -25,120 +23,116 @@ from types import TracebackType
 import numpy as np
 import torch
 
+from envs.common.files import DirectoryTakenError, flush, locked, read_json, staged_file, write_json
+
+CHUNKS = "chunk-*.npz"
 Solved = tuple[np.ndarray, np.ndarray]
-"""Fields (b, c, h, w) float32 of one chunk, and the sums over them of each operator's residual, float64."""
+"""Fields (b, c, h, w) of a chunk, float32, and the sum over them of each operator's mean square residual, float64."""
 Compute = Callable[[range], Solved]
+"""A function of sample ids that returns their chunk."""
 
 
 class DataWriteError(OSError, ValueError):
-    """A file could not be written to its end (disk full, another writer, a worker that died); its message says how to go on."""
+    """An error about a data file that could not be written: a full disk, another writer, or a worker that died.
+
+    Its message names the way to continue.
+    """
 
 
 class ChunkDirectory:
-    """The directory of the chunks of ``path``, locked by its one writer. Chunks appear whole or not at all.
+    """The directory of the chunks of a data file, locked by its single writer. Chunks appear whole or not at all.
 
-    Entering raises ValueError if the chunks there belong to another request (``overwrite`` removes them instead),
-    DataWriteError if another process is writing. Leaving removes the directory if it holds no chunk.
+    Entering raises ValueError if the chunks belong to another request (``overwrite`` removes them instead), and DataWriteError
+    if another process is writing. Leaving removes the directory if it holds no chunk.
     """
 
     def __init__(self, path: Path, request: Mapping[str, str | int], *, overwrite: bool) -> None:
+        """Name the data file and the request for it. Nothing is made before the directory is entered."""
         self.path, self.request, self.overwrite = path, dict(request), overwrite
         self.directory = path.with_name(path.name + ".partial")
         self.temporary = self.directory / "unfinished"
 
     def __enter__(self) -> "ChunkDirectory":
         if self.directory.exists() and not self.directory.is_dir():
-            raise FileExistsError(f"{self.directory} is no directory of chunks; remove it to write {self.path}")
-        with self.explained():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT)
-        try:
-            self._hold()
-            refuse_existing(self.path)
+            raise FileExistsError(f"{self.directory} is not a directory of chunks; remove it to write {self.path}")
+        with ExitStack() as held:
+            with self.explained():
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._lock(held)
+            refuse_existing_file(self.path)
             self._begin()
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.empty:
             shutil.rmtree(self.directory, ignore_errors=True)
-        os.close(self._lock)  # releases it, as does the death of the process
+        self._held.close()
 
-    def _hold(self) -> None:
+    def _lock(self, held: ExitStack) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(self._lock), os.stat(self.directory / "lock"))
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:  # another holds it, or the directory is of a writer that has just ended
-            raise DataWriteError(f"{self.path} is being written by another process")
+            held.enter_context(locked(self.directory, "a writer"))
+        except (DirectoryTakenError, FileNotFoundError):  # not found: the last writer has just removed the directory
+            raise DataWriteError(f"{self.path} is being written by another process") from None
 
     def _begin(self) -> None:
-        """Write the request down, or compare it with the one whose chunks are here."""
+        """Store the request, or compare it with the request whose chunks are here."""
         file = self.directory / "request.json"
         if file.exists() and not self.overwrite:
-            before = json.loads(file.read_text())
+            before = read_json(file)
             names = [name for name in {**before, **self.request} if before.get(name) != self.request.get(name)]
             if names:
                 differences = "; ".join(f"{name} was {before.get(name)!r}, now {self.request.get(name)!r}" for name in names)
                 raise ValueError(
-                    f"{self.directory} holds chunks of another request: {differences}. To go on ask for the same again; "
-                    "to start over remove it or give --overwrite-partial"
+                    f"{self.directory} holds chunks of another request: {differences}. Repeat that request to continue it; "
+                    "to start over remove the directory or give --overwrite-partial"
                 )
             return
-        for chunk in self.directory.glob("chunk-*"):
+        for chunk in self.directory.glob(CHUNKS):
             chunk.unlink()
-        self._publish("request.json", lambda temporary: temporary.write_text(json.dumps(self.request, indent=1)))
+        with self.explained():
+            write_json(file, self.request)
 
     @property
     def empty(self) -> bool:
-        return not any(self.directory.glob("chunk-*"))
+        """Whether no chunk is stored."""
+        return not any(self.directory.glob(CHUNKS))
 
     def holds(self, ids: range) -> bool:
+        """Return whether the chunk of these sample ids is stored."""
         return self._file(ids).exists()
 
     def _file(self, ids: range) -> Path:
-        return self.directory / f"chunk-{ids.start:09d}.npz"
+        return self.directory / CHUNKS.replace("*", f"{ids.start:09d}")
 
     def store(self, ids: range, solved: Solved) -> None:
-        """A chunk counts as done once its bytes are on the disk under its name."""
-
-        def save(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez(file, fields=solved[0], sums=solved[1])
-
-        self._publish(self._file(ids).name, save)
+        """Store a chunk. It counts as stored once its bytes are on the disk under its name."""
+        with self.explained(), staged_file(self._file(ids)) as partial, partial.open("wb") as file:
+            np.savez(file, fields=solved[0], sums=solved[1])
 
     def load(self, ids: range) -> Solved:
-        """A stored chunk. DataWriteError if it was damaged; it is removed then, so that the same request makes it anew."""
+        """Return a stored chunk. A damaged chunk is removed, and DataWriteError asks for the same request again."""
         try:
             with np.load(self._file(ids), allow_pickle=False) as chunk:
                 return chunk["fields"], chunk["sums"]
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
             self._file(ids).unlink()
-            raise DataWriteError(f"{self._file(ids)} was damaged and is removed; ask again to make it anew ({error})") from None
+            raise DataWriteError(
+                f"{self._file(ids)} was damaged and is removed; the same request makes it again ({error})"
+            ) from None
 
     def finish(self) -> None:
-        """Give the file made of all chunks, ``temporary``, its name and remove the chunks."""
+        """Give the data file its name and remove the chunks. The data file was made from all chunks as ``temporary``."""
         with self.explained():
-            _flush(self.temporary)
-            refuse_existing(self.path)
+            flush(self.temporary)
+            refuse_existing_file(self.path)
             os.replace(self.temporary, self.path)
-            _flush(self.path.parent)
+            flush(self.path.parent)
         shutil.rmtree(self.directory)
-
-    def _publish(self, name: str, save: Callable[[Path], object]) -> None:
-        with self.explained():
-            save(self.temporary)
-            _flush(self.temporary)
-            os.replace(self.temporary, self.directory / name)
-            _flush(self.directory)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Errors of the disk say that nothing is lost and how to go on."""
+        """Turn errors of the disk into DataWriteError, which names the kept chunks and the way to continue."""
         try:
             yield
         except (DataWriteError, FileExistsError):
@@ -146,32 +140,25 @@ class ChunkDirectory:
         except OSError as error:
             self.temporary.unlink(missing_ok=True)
             raise DataWriteError(
-                f"writing {self.path} failed: {error}. Finished chunks stay in {self.directory}; with that mended (a full disk "
-                "needs room for twice the data) ask again: it goes on from there"
+                f"writing {self.path} failed: {error}. Finished chunks stay in {self.directory}. A full disk needs room for "
+                "twice the data. After that the same call continues from there"
             ) from error
 
 
-def refuse_existing(path: Path) -> None:
+def refuse_existing_file(path: Path) -> None:
+    """Raise FileExistsError if a data file exists, since data files are never overwritten."""
     if path.exists():
         raise FileExistsError(f"{path} exists; data files are never overwritten")
-
-
-def _flush(path: Path) -> None:
-    """Bytes of a file, or names in a directory, onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- computing ---
 
 
 def in_order(compute: Compute, ranges: list[range], workers: int) -> Generator[tuple[range, Solved], None, None]:
-    """compute(ids) of every range, in order, each with one torch thread: the bits do not depend on ``workers``.
+    """Yield every range with its chunk, in order.
 
-    At most two chunks a worker are under way or waiting. Closing the generator ends the worker processes.
+    Each chunk is computed with a single torch thread, so its bits do not depend on ``workers``. At most two chunks per worker
+    are in progress or waiting. Closing the generator ends the worker processes. DataWriteError if a worker process dies.
     """
     if min(workers, len(ranges)) <= 1:
         for ids in ranges:
@@ -190,7 +177,7 @@ def in_order(compute: Compute, ranges: list[range], workers: int) -> Generator[t
         finished = True
     except BrokenProcessPool:
         raise DataWriteError(
-            "a worker process died (out of memory?); finished chunks are kept: ask again, with fewer workers"
+            "a worker process died (out of memory?); finished chunks are kept: repeat the call with fewer workers"
         ) from None
     finally:
         processes = list((pool._processes or {}).values())
@@ -210,7 +197,7 @@ def _with_one_thread(compute: Compute, ids: range) -> Solved:
 
 
 def _submit(pool: ProcessPoolExecutor, compute: Compute, ids: range) -> "Future[Solved]":
-    """Submit; a process that this starts inherits a blocked SIGINT, so that Ctrl-C is the parent's to answer."""
+    """Return the future of a chunk. A worker process started here inherits a blocked SIGINT: the parent handles Ctrl-C."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(compute, ids)
@@ -219,7 +206,7 @@ def _submit(pool: ProcessPoolExecutor, compute: Compute, ids: range) -> "Future[
 
 
 def _start_worker() -> None:
-    """One torch thread, and an end with the parent, however that ends."""
+    """Use a single torch thread, and end this process when its parent ends, for whatever reason."""
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,11 +1,19 @@
-"""HDF5 files of fields: self-describing, written in resumable chunks, read lazily, validated.
+"""Self-describing HDF5 files of fields: written in chunks that survive a kill, validated, and read lazily.
 
-Layout: dataset ``fields`` (sample, channel, row, column) float32 in physical units; root attributes
-``format, env_id, equation, channels, units, grid, resolution, parameters, solver, seed, stream, floors``, of imported
-fields also ``source``. ``channels``, ``grid``, ``parameters``, ``floors`` (mean residual of each operator over the
-file's samples) and ``source`` are JSON. A file without ``parameters`` (older than they are) has the PDE's defaults.
+The dataset ``fields`` (sample, channel, row, column) is float32 in physical units. The root attributes are:
 
-``fields`` is contiguous: a random row costs one read of that row, where a row in an HDF5 chunk costs the chunk.
+===========================================================  =================================================
+attributes                                                   type
+===========================================================  =================================================
+``format, env_id, equation, units, solver, stream``          text
+``resolution, seed``                                         integer
+``channels, grid, parameters``                               JSON
+``floors``: mean residual of each operator over the samples  JSON
+``source``, of imported fields only: their description       JSON
+===========================================================  =================================================
+
+An old file without ``parameters`` has the PDE's default parameters. ``fields`` is contiguous, so that a random row costs a
+read of this row alone.
 """
 
 import json
@@ -23,7 +31,7 @@ import h5py
 import numpy as np
 import torch
 
-from envs.data.chunks import ChunkDirectory, DataWriteError, Solved, in_order, refuse_existing
+from envs.data.chunks import ChunkDirectory, DataWriteError, Solved, in_order, refuse_existing_file
 from envs.numerics.seeding import MAX_SEED, chunks
 from envs.pdes.base import PDE, make_pde
 
@@ -38,16 +46,17 @@ VALIDATION_ROWS = 256
 CHUNK_SIZE = 256
 
 Progress = Callable[[Iterable[range]], Iterable[range]]
+"""A wrapper of the ranges of samples that are still to be made, such as a progress bar."""
 Produce = Callable[[range], torch.Tensor]
-"""Sample ids -> fields (len(ids), c, h, w), float64, a function of the ids alone."""
+"""A function of sample ids alone that returns their fields (len(ids), c, h, w), float64."""
 
 
 class InvalidDataError(ValueError):
-    """A data file that breaks the layout; the message lists every violation found."""
+    """An error about a data file that breaks the layout. Its message lists every violation."""
 
 
 def describe(pde: PDE) -> dict[str, str | int]:
-    """Root attributes that say which equation on which grid a file's fields belong to; lists and grids as JSON."""
+    """Return the root attributes that name the equation, the grid and the units of a file's fields. Lists are JSON."""
     return {
         "env_id": pde.env_id,
         "equation": pde.equation,
@@ -75,7 +84,7 @@ def write(
     workers: int = 1,
     overwrite_partial: bool = False,
 ) -> dict[str, float]:
-    """Solve ``num_samples`` samples, in ``workers`` processes, and write them; returns the floors. See ``write_fields``."""
+    """Solve ``num_samples`` samples in ``workers`` processes and write them. Return the floors. See ``write_fields``."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be in [0, {MAX_SEED}], got {seed}")
     return write_fields(
@@ -103,23 +112,29 @@ def write_fields(
     workers: int = 1,
     overwrite_partial: bool = False,
 ) -> dict[str, float]:
-    """Write what ``produce`` makes, chunk by chunk; returns the floors. ``path`` appears only when it is complete.
+    """Write the fields of ``produce`` chunk by chunk, and return the floors. ``path`` appears only when it is complete.
 
-    Stopped or killed, the finished chunks stay in ``PATH.partial``: the same call goes on with what is missing
-    (``progress`` gets those ranges) and ends with the bits of an undisturbed one, whatever ``workers``. ``attributes``
-    (seed, stream, ...) complete ``describe(pde)``. Memory: one chunk, with several workers two a worker. Disk: at the end
-    the data twice. With several workers ``produce`` travels to spawned processes, so a script needs its
-    ``if __name__ == "__main__"``.
+    If the process is stopped or killed, the finished chunks stay in ``PATH.partial``. The same call then makes the missing
+    chunks and ends with the bits of an undisturbed call, whatever ``workers``. ``progress`` gets the ranges of the missing
+    chunks. ``attributes`` (seed, stream, ...) complete ``describe(pde)``.
 
-    Raises FileExistsError if ``path`` exists (data is never overwritten), ValueError if ``PATH.partial`` belongs to
-    another request (``overwrite_partial`` starts over) or a sample is not finite, DataWriteError if the disk is full or
-    another process writes this file.
+    The call needs memory for a chunk, or for two chunks per worker with several workers. It needs disk space for twice the
+    data at the end. Several workers are spawned processes, so a script needs its ``if __name__ == "__main__"``.
+
+    ==================  ==========================================================================================
+    error               reason
+    ==================  ==========================================================================================
+    FileExistsError     ``path`` exists: data are never overwritten
+    ValueError          ``PATH.partial`` belongs to another request (``overwrite_partial`` starts over), or a sample
+                        is not finite
+    DataWriteError      the disk is full, or another process writes this file
+    ==================  ==========================================================================================
     """
     for name, value in (("num_samples", num_samples), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     ranges = list(chunks(num_samples, chunk_size))
-    refuse_existing(path)
+    refuse_existing_file(path)
     stored: dict[str, str | int] = {**describe(pde), **attributes, "format": FORMAT}
     request = {**stored, "num_samples": num_samples, "chunk_size": chunk_size}
     with ChunkDirectory(path, request, overwrite=overwrite_partial) as directory:
@@ -134,7 +149,7 @@ def write_fields(
                 raise
             done = sum(len(ids) for ids in ranges if directory.holds(ids))
             kept = f"stopped; {done} of {num_samples} samples are kept in {directory.directory}"
-            raise KeyboardInterrupt(f"{kept}: asked again, it goes on from there") from None
+            raise KeyboardInterrupt(f"{kept}; the same call continues from there") from None
 
 
 def _solve_chunk(pde: PDE, produce: Produce, ids: range) -> Solved:
@@ -147,7 +162,7 @@ def _solve_chunk(pde: PDE, produce: Produce, ids: range) -> Solved:
 
 
 def _assemble(directory: ChunkDirectory, ranges: list[range], pde: PDE, attributes: Mapping[str, str | int]) -> dict[str, float]:
-    """Make the HDF5 file of all chunks; returns the floors."""
+    """Make the HDF5 file of all chunks, and return the floors."""
     num_samples, sums = ranges[-1].stop, np.zeros(len(pde.operators))
     with directory.explained(), h5py.File(directory.temporary, "w") as file:
         fields = file.create_dataset("fields", (num_samples, *pde.shape), dtype="f4")
@@ -164,9 +179,10 @@ def _assemble(directory: ChunkDirectory, ranges: list[range], pde: PDE, attribut
 
 
 def violations(path: Path, pde: PDE | None = None, *, contents: bool = True) -> list[str]:
-    """Everything wrong with the file (empty if valid); with ``pde``, also whether it belongs to that PDE and grid.
+    """Return everything that is wrong with the file: an empty list if it is valid.
 
-    ``contents=False`` leaves out the one check that reads the fields: whether they are finite.
+    With ``pde`` the file must belong to this PDE and grid. ``contents=False`` leaves out the check that the fields are finite,
+    which reads them all.
     """
     if not path.is_file():
         return [f"{path}: no such file"]
@@ -178,7 +194,7 @@ def violations(path: Path, pde: PDE | None = None, *, contents: bool = True) -> 
 
 
 def validate(path: Path, pde: PDE | None = None, *, contents: bool = True) -> None:
-    """Raise InvalidDataError that lists every violation."""
+    """Raise InvalidDataError with every violation if the file is not valid. See ``violations``."""
     found = violations(path, pde, contents=contents)
     if found:
         raise InvalidDataError("; ".join(found))
@@ -202,7 +218,10 @@ def _file_violations(file: h5py.File, pde: PDE | None, contents: bool) -> list[s
 
 
 def elsewhere(group: h5py.Group, name: str) -> str:
-    """What is wrong with a dataset whose numbers lie in another file, which a file from others could name at will; else empty."""
+    """Return what is wrong with a dataset whose numbers lie in another file, else an empty text.
+
+    Such a file could name any other file of its reader.
+    """
     link = group.get(name, getlink=True)
     if isinstance(link, h5py.ExternalLink):
         return f"dataset {name!r} is a link into another file, {link.filename!r}: its numbers must be its own"
@@ -213,7 +232,7 @@ def elsewhere(group: h5py.Group, name: str) -> str:
 
 
 def _attributes(file: h5py.File) -> tuple[dict[str, Any], list[str]]:
-    """Decoded root attributes that are sound by themselves, and what is wrong with the others."""
+    """Return the decoded root attributes that are sound by themselves, and what is wrong with the others."""
     values, found = {}, []
     for name in (*REQUIRED, *OPTIONAL):
         if name in file.attrs:
@@ -233,7 +252,7 @@ def _attributes(file: h5py.File) -> tuple[dict[str, Any], list[str]]:
 
 
 def _decoded(name: str, value: Any) -> Any:
-    """Integer, text or JSON value of an attribute; ValueError says what it is instead."""
+    """Return the integer, text or JSON value of an attribute. ValueError names its actual type and value."""
     shown = f"{type(value).__name__} {str(value)[:60]!r}"
     if name in INTEGERS:
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
@@ -259,7 +278,7 @@ def _decoded(name: str, value: Any) -> Any:
 
 
 def _foreign(values: Mapping[str, Any], pde: PDE) -> list[str]:
-    """What says that the file is of another PDE, grid or parameter."""
+    """Return the attributes that belong to another PDE, grid or parameter."""
     found = []
     if values.get("env_id", pde.env_id) != pde.env_id:
         found.append(f"holds {values['env_id']}, expected {pde.env_id}")
@@ -305,13 +324,14 @@ def _nonfinite(fields: h5py.Dataset, rows: range) -> list[int]:
 
 
 class FieldFile:
-    """Lazy reader of a validated file: only the rows that are asked for are read. Physical units, float32.
+    """A lazy reader of a data file: it reads the requested rows only, float32 in physical units.
 
-    Opening checks everything but the fields themselves; a row that is not finite is refused when it is read. May be sent
-    to, or inherited by, other processes: each opens the file for itself.
+    A row that is not finite is refused when it is read. A reader may be sent to other processes or inherited by them. Each
+    process opens the file for itself.
     """
 
     def __init__(self, path: Path, pde: PDE) -> None:
+        """Open and validate a file, except for its fields. InvalidDataError lists every violation."""
         validate(path, pde, contents=False)
         self.path = path
         self._opened: tuple[int, h5py.File] | None = None
@@ -322,7 +342,7 @@ class FieldFile:
 
     @property
     def _file(self) -> h5py.File:
-        """This process's own handle."""
+        """The open file of this process."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), h5py.File(self.path, "r"))
         return self._opened[1]
@@ -338,7 +358,7 @@ class FieldFile:
         return int(self._fields.shape[0])
 
     def read(self, indices: np.ndarray | range) -> torch.Tensor:
-        """Fields (len(indices), c, h, w) of the given rows, in the given order; each row is read once."""
+        """Return the fields (len(indices), c, h, w) of the given rows in the given order. Each row is read once."""
         rows, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         fields = self._fields
         if rows.size and not 0 <= rows[0] <= rows[-1] < len(fields):
@@ -346,20 +366,20 @@ class FieldFile:
         values = np.empty((len(rows), *fields.shape[1:]), dtype=np.float32)
         for run in _runs(rows):
             first, length = int(rows[run.start]), run.stop - run.start
-            values[run] = fields[first] if length == 1 else fields[first : first + length]  # one row: h5py's fastest read
+            values[run] = fields[first] if length == 1 else fields[first : first + length]  # h5py reads a single row faster
         bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
         if bad.size:
             raise InvalidDataError(f"{self.path}: sample {rows[bad[0]]} is not finite")
         return torch.from_numpy(values if np.array_equal(inverse, np.arange(len(values))) else values[inverse])
 
     def close(self) -> None:
-        """Give the file back; reading opens it anew."""
+        """Close the file. The next read opens it again."""
         if self._opened is not None and self._opened[0] == os.getpid():
             self._opened[1].close()
         self._opened = None
 
 
 def _runs(rows: np.ndarray) -> Iterator[slice]:
-    """Positions of consecutive rows in a sorted array."""
+    """Return the positions of consecutive rows in a sorted array."""
     edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
     return (slice(a, b) for a, b in pairwise(edges) if b > a)

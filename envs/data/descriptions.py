@@ -1,24 +1,24 @@
 """Descriptions of other codes' fields: which array holds each channel of a PDE, on which grid, in which units.
 
-A description says, for each channel of the PDE, which array holds it, what each axis of that array is, and how its values
-become physical units (value * scale + offset); and for the PDE's row and column axes which points are taken and where
-they lie. As TOML, with file names relative to it:
+For each channel of the PDE a description names the array, the axes of the array, and the conversion to physical units (value *
+scale + offset). For the PDE's row and column axes it names the points that are taken and their coordinates. A description in
+TOML, with file names relative to the description:
 
     [channels.u]
     file = "1D_Burgers_Sols_Nu0.01.hdf5"
     dataset = "tensor"                       # HDF5 only
-    axes = ["sample", "t", "x"]              # of the array, in order
-    index = {}                               # position on each axis that is neither sample nor the PDE's, e.g. {time = 0}
+    axes = ["sample", "t", "x"]              # axes of the array, in order
+    index = {}                               # position on each other axis, such as {time = 0}
     scale = 1.0
     offset = 0.0
 
     [axes.t]
     stride = "0:126:5"                       # a step, or start:stop:step
-    coordinates = "t-coordinate"             # HDF5 dataset; or: extent = 1.0 and layout = "vertex"
+    coordinates = "t-coordinate"             # HDF5 dataset, or instead extent = 1.0 and layout = "vertex"
     origin = 0.0                             # subtracted from the coordinates
 
     [axes.sample]
-    stride = "0:9000"                        # optional: a part of the samples
+    stride = "0:9000"                        # part of the samples, optional
 """
 
 import re
@@ -29,44 +29,52 @@ from pathlib import Path
 from typing import Any
 
 SAMPLE = "sample"
+"""Name of the axis of samples."""
 
 
 class ImportDescriptionError(ValueError):
-    """A description that is incomplete, or that the files or the PDE contradict."""
+    """An error about a description that is incomplete or that contradicts the files or the PDE."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelSource:
-    """Where one channel comes from: physical value = stored value * scale + offset."""
+    """The array that holds a channel, and its units: physical value = stored value * scale + offset."""
 
     file: Path
-    """HDF5 file, .npy file, or directory of .npy files of one sample each (sorted by the numbers in their names)."""
+    """HDF5 file, .npy file, or directory with a .npy file per sample, sorted by the numbers in the names."""
     axes: tuple[str, ...]
-    """Name of each axis of the array: ``sample`` (not in a directory), the PDE's two, and any others."""
+    """Names of the axes of the array: ``sample`` (except in a directory), the PDE's two axes, and any others."""
     dataset: str | None = None
     """Dataset of an HDF5 file."""
     index: Mapping[str, int] = field(default_factory=dict)
-    """Position to take on each other axis."""
+    """Position that is taken on each other axis."""
     scale: float = 1.0
+    """Physical units per unit of the stored values."""
     offset: float = 0.0
+    """Physical value of the stored value 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AxisSource:
-    """Which points of an axis are taken, and where they lie: ``coordinates``, or ``extent`` and ``layout`` of the whole axis."""
+    """The points of an axis that are taken, and their coordinates.
+
+    The coordinates are a dataset, or follow from the extent and the layout of the whole axis.
+    """
 
     stride: str = "1"
     """Step, or start:stop:step."""
     coordinates: str | None = None
     """HDF5 dataset of the coordinates."""
     extent: float | None = None
+    """Length of the whole axis."""
     layout: str | None = None
-    """periodic, vertex or cell; see ``envs.numerics.grids.Axis``."""
+    """Layout of the whole axis: periodic, vertex or cell, as in ``envs.numerics.grids.Axis``."""
     origin: float = 0.0
-    """Subtracted from the coordinates; the PDE's axes begin at 0."""
+    """Coordinate of the PDE's 0: it is subtracted from the coordinates."""
 
     @property
     def points(self) -> slice:
+        """Slice of the positions that are taken. ImportDescriptionError if the stride is malformed."""
         if not re.fullmatch(r"[1-9]\d*|\d*:\d*(:([1-9]\d*)?)?", self.stride):
             raise ImportDescriptionError(
                 f"stride must be a step such as 4, or start:stop:step such as 0:101:4, got {self.stride!r}"
@@ -77,14 +85,16 @@ class AxisSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A whole description: sources of all channels, by channel, and of axes, by name."""
+    """The sources of all channels and axes of a PDE's fields."""
 
     channels: Mapping[str, ChannelSource]
+    """Source of each channel by the channel's name."""
     axes: Mapping[str, AxisSource] = field(default_factory=dict)
+    """Source of each axis by the axis' name. An axis without an entry is taken whole."""
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], directory: Path) -> "Description":
-        """From plain tables, as TOML has them; file names are relative to ``directory``."""
+        """Return the description in tables as TOML has them. File names are relative to ``directory``."""
         _refuse_unknown("description", content, ("channels", "axes"))
         channels = {
             name: _parsed(ChannelSource, f"channels.{name}", table) for name, table in _table(content, "channels").items()
@@ -95,7 +105,7 @@ class Description:
 
     @classmethod
     def read(cls, path: Path) -> "Description":
-        """From a TOML file."""
+        """Return the description in a TOML file. ImportDescriptionError names the file and the mistake."""
         try:
             return cls.parse(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,11 +1,17 @@
-"""Import of other codes' fields: PDEBench-layout HDF5 and ``.npy`` stacks (DiffusionPDE), by an explicit description.
+"""Import of other codes' fields: PDEBench's HDF5 files and ``.npy`` stacks (DiffusionPDE), by an explicit description.
 
 Nothing is interpolated: the points that the description takes must be the PDE's grid. Nothing is unpickled or loaded whole.
+The public layouts are:
 
-PDEBench (arXiv 2210.07182): ``tensor`` (sample, t, x), ``t-coordinate`` with an entry more than ``tensor`` has rows,
-``x-coordinate`` at cell centres; Darcy: ``nu`` (sample, x, y) and ``tensor`` (sample, 1, x, y). DiffusionPDE
-(arXiv 2406.17763): arrays (sample, x, y) a channel, Burgers (sample, x, t), or a directory of one file (x, y, channel) a
-sample, shifted and scaled for its network.
+==============================  =================================================================================
+source                          arrays
+==============================  =================================================================================
+PDEBench (arXiv 2210.07182)     ``tensor`` (sample, t, x), ``x-coordinate`` at cell centres, and ``t-coordinate``
+                                with an entry more than ``tensor`` has rows
+PDEBench, Darcy                 ``nu`` (sample, x, y) and ``tensor`` (sample, 1, x, y)
+DiffusionPDE (arXiv 2406.17763) an array (sample, x, y) per channel, Burgers (sample, x, t); or a directory with a
+                                file (x, y, channel) per sample, shifted and scaled for its network
+==============================  =================================================================================
 """
 
 import hashlib
@@ -27,16 +33,18 @@ from envs.numerics.seeding import chunks
 from envs.pdes.base import PDE
 
 GRID_TOLERANCE = 1e-3
-"""Largest distance of an imported point from the grid's, in spacings: float32 coordinates pass, half a cell does not."""
+"""Largest distance of an imported point from the grid's point, in spacings. Rounding to float32 passes, half a cell does not."""
 CHUNK_SIZE = 64
 HASH_BLOCK = 2**20
+"""Bytes that are hashed at a time."""
 SUSPICIOUS_RATIO = 10.0
-"""Residual, over that of our own solver's fields, from which imported ones deserve a warning."""
+"""Ratio of the imported fields' residual to the residual of our own solver's fields above which a warning is due."""
 FLOOR_SAMPLES = 16
+"""Samples of our own solver to which imported fields are compared."""
 
 
 class _Array:
-    """One channel's array: shape (sample, ...) by name of axis, read lazily."""
+    """The array of a channel, with its axes by name. It is read lazily."""
 
     def __init__(self, channel: str, source: ChannelSource, axes: Mapping[str, AxisSource], grid_axes: tuple[str, str]) -> None:
         self.channel, self.source, self.grid_axes = channel, source, grid_axes
@@ -62,7 +70,7 @@ class _Array:
         return found
 
     def _open(self, path: Path) -> Any:
-        """h5py dataset or memory-mapped array; never loaded whole, never unpickled."""
+        """Return an HDF5 dataset or a memory-mapped array. Nothing is loaded whole or unpickled."""
         array = self._npy(path) if self.source.dataset is None else self._hdf5(path, self.source.dataset)
         if array.dtype.kind not in "fiu":
             raise ImportDescriptionError(f"{self.where}: values have type {array.dtype}, expected real numbers")
@@ -107,7 +115,7 @@ class _Array:
                 )
 
     def read(self, ids: range) -> np.ndarray:
-        """Fields (len(ids), rows, columns) float64 of the given imported samples, in physical units."""
+        """Return the fields (len(ids), rows, columns) of the given samples, float64, in physical units."""
         rows = self.samples[ids.start : ids.stop]
         if self.source.file.is_dir():
             values = np.stack([self._fields(self._open(self.files[row]), None) for row in rows])
@@ -128,7 +136,7 @@ class _Array:
 
 
 def sample_files(directory: Path) -> list[Path]:
-    """The .npy files of a directory, sorted by the numbers in their names: 2 before 10."""
+    """Return the .npy files of a directory, sorted by the numbers in their names: 2 before 10."""
 
     def key(path: Path) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
@@ -137,9 +145,10 @@ def sample_files(directory: Path) -> list[Path]:
 
 
 class ImportedFields:
-    """The described samples of a PDE, checked against its channels and grid; read lazily."""
+    """The samples of a PDE that a description names. They are read lazily."""
 
     def __init__(self, pde: PDE, description: Description) -> None:
+        """Check the description against the files and the PDE's channels and grid. ImportDescriptionError if they differ."""
         self.pde, self.description = pde, description
         names = (pde.grid.rows.name, pde.grid.columns.name)
         if description.channels.keys() != set(pde.channels):
@@ -148,7 +157,7 @@ class ImportedFields:
         for name in description.axes:
             if name not in (SAMPLE, *names):
                 raise ImportDescriptionError(
-                    f"unknown axis {name!r}; {pde.env_id} has {', '.join(names)}, and there is {SAMPLE!r}"
+                    f"unknown axis {name!r}; {pde.env_id} has {', '.join(names)}, and the samples have {SAMPLE!r}"
                 )
         self.arrays = [_Array(name, description.channels[name], description.axes, names) for name in pde.channels]
         for axis in (pde.grid.rows, pde.grid.columns):
@@ -162,12 +171,12 @@ class ImportedFields:
         return len(self.arrays[0].samples)
 
     def read(self, ids: range) -> torch.Tensor:
-        """Fields (len(ids), c, h, w), float64, physical units."""
+        """Return the fields (len(ids), c, h, w) of the given samples, float64, in physical units."""
         return torch.from_numpy(np.stack([array.read(ids) for array in self.arrays], axis=1))
 
 
 def check_axis(axis: Axis, source: AxisSource, array: _Array) -> None:
-    """Refuse points that are not those of the PDE's axis, and say what differs."""
+    """Raise ImportDescriptionError, with the first difference, unless the points taken are the points of the PDE's axis."""
     size = array.sizes[axis.name]
     taken = _coordinates(axis.name, source, array, size)[source.points] - source.origin
     where = f"{array.where}, axis {axis.name!r}"
@@ -185,7 +194,7 @@ def check_axis(axis: Axis, source: AxisSource, array: _Array) -> None:
 
 
 def _coordinates(name: str, source: AxisSource, array: _Array, size: int) -> np.ndarray:
-    """Coordinates (size,) of the whole stored axis."""
+    """Return the coordinates (size,) of the whole stored axis."""
     dataset = source.coordinates
     if source.extent is not None or source.layout is not None:
         if source.extent is None or source.layout not in get_args(Layout) or dataset is not None:
@@ -201,7 +210,7 @@ def _coordinates(name: str, source: AxisSource, array: _Array, size: int) -> np.
     if not isinstance(found, h5py.Dataset) or found.ndim != 1 or found.dtype.kind not in "fiu" or len(found) < size:
         raise ImportDescriptionError(
             f"axis {name!r}: {array.source.file} has no dataset {dataset!r} of {size} coordinates; "
-            "name another one, or give the axis' extent and layout"
+            "name another dataset, or give the axis' extent and layout"
         )
     return np.asarray(found[:size], dtype=np.float64)
 
@@ -219,10 +228,11 @@ def import_fields(
     hashing: Progress = iter,
     overwrite_partial: bool = False,
 ) -> dict[str, float]:
-    """Write the described samples (by default all) in our format; returns their floors. Resumable, see ``write_fields``.
+    """Write the described samples, by default all, in our format. Return their floors.
 
-    ``stream`` is ``imported:FILE``, ``seed`` 0 (there is none); ``source`` has the description, and name and SHA-256 of
-    every file, or directory, it names. ``hashing`` gets ranges of MiB.
+    A stopped import is continued as in ``write_fields``. The attribute ``stream`` is ``imported:FILE`` and ``seed`` is 0. The
+    attribute ``source`` holds the description, and the name and the SHA-256 of every file or directory in it. ``progress``
+    gets ranges of samples, and ``hashing`` gets ranges of MiB.
     """
     count = len(fields) if num_samples is None else num_samples
     if not 1 <= count <= len(fields):
@@ -248,13 +258,16 @@ def import_fields(
 
 
 def plain(description: Description) -> dict[str, Any]:
-    """The description as JSON has it, file names without directories."""
+    """Return the description as plain values for JSON, with file names without directories."""
     channels = {name: {**asdict(source), "file": source.file.name} for name, source in description.channels.items()}
     return {"channels": channels, "axes": {name: asdict(axis) for name, axis in description.axes.items()}}
 
 
 def sha256(path: Path, progress: Progress = iter) -> str:
-    """SHA-256 of a file's bytes; of a directory, of its .npy files' names, each after a NUL, and bytes, in their order."""
+    """Return the SHA-256 of a file or a directory.
+
+    A directory has the hash of its .npy files in their order: for each file a NUL, its name and its bytes.
+    """
     files = sample_files(path) if path.is_dir() else [path]
     digest = hashlib.sha256()
     blocks = [(file, block) for file in files for block in range(-(-file.stat().st_size // HASH_BLOCK))]
@@ -269,19 +282,19 @@ def sha256(path: Path, progress: Progress = iter) -> str:
 
 
 def solver_floors(pde: PDE, samples: int = FLOOR_SAMPLES) -> dict[str, float]:
-    """Mean residuals of our own solver's fields, rounded to float32 as files of fields are."""
+    """Return the mean residuals of our own solver's fields by operator. The fields are rounded to float32, as in files."""
     fields = pde.solve(0, "import", range(samples)).float().double()
     return {name: pde.residual(fields, name).mean().item() for name in pde.operators}
 
 
 def suspicion(pde: PDE, floors: Mapping[str, float]) -> str | None:
-    """A warning if the imported fields break the PDE far more than our own solver's do."""
+    """Return a warning if the imported fields have a far larger residual than our own solver's fields, else None."""
     name = pde.default_operator
     own = solver_floors(pde)[name]
     if floors[name] <= SUSPICIOUS_RATIO * own:
         return None
     return (
-        f"the {name} residual of the imported fields is {floors[name]:.3g}, of our own solver's {own:.3g} "
-        f"({floors[name] / max(own, 1e-300):.3g} times as much): check units (scale, offset), the order of axes, the grid and "
+        f"the {name} residual of the imported fields is {floors[name]:.3g}, {floors[name] / max(own, 1e-300):.3g} times the "
+        f"residual {own:.3g} of our own solver's fields: check units (scale, offset), the order of axes, the grid and "
         f"the equation's parameters ({pde.equation}; {pde.parameters or 'no parameters'})"
     )

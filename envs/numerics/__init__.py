@@ -1,1 +1,1 @@
-"""Grids, operators, transforms and counter-based random numbers."""
+"""Grids, difference and spectral operators, dual norms, time stepping, random fields and counter-based random numbers."""

@@ -1,4 +1,4 @@
-"""Fourth-order exponential time differencing for stiff, diagonal linear parts.
+"""Exponential time differencing of order 4 (ETDRK4) for v_t = L v + N(v) with a stiff, diagonal L.
 
 Cox & Matthews 2002 with the contour integrals of Kassam & Trefethen 2005 (SIAM J. Sci. Comput. 26, 1214).
 """
@@ -14,7 +14,7 @@ CONTOUR_POINTS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ETDRK4:
-    """Coefficients of one step of size dt of v_t = L v + N(v), L real and diagonal. Order 4 in dt."""
+    """Coefficients of a step of size dt of v_t = L v + N(v), L real and diagonal. The order is 4 in dt."""
 
     decay: torch.Tensor
     decay_half: torch.Tensor
@@ -25,7 +25,7 @@ class ETDRK4:
 
     @classmethod
     def create(cls, linear: np.ndarray, dt: float, *, dtype: torch.dtype, device: torch.device | str) -> "ETDRK4":
-        """linear: (modes,) real. The coefficients are computed in float64, then cast to ``dtype``."""
+        """Return the coefficients for the diagonal ``linear`` (modes,) of L, computed in float64 and cast to ``dtype``."""
         z = dt * np.asarray(linear, dtype=np.float64)
         # The phi functions cancel catastrophically near z = 0; their mean over a circle around z does not.
         roots = np.exp(2j * np.pi * (np.arange(CONTOUR_POINTS) + 0.5) / CONTOUR_POINTS)
@@ -41,7 +41,7 @@ class ETDRK4:
         return cls(decay=cast(np.exp(z)), decay_half=cast(np.exp(z / 2)), q=cast(q), f1=cast(f1), f2=cast(f2), f3=cast(f3))
 
     def step(self, v: torch.Tensor, nonlinear: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Advance v (..., modes) by dt."""
+        """Return v (..., modes) advanced by dt, with ``nonlinear`` the map N."""
         n_v = nonlinear(v)
         half = self.decay_half * v
         a = half + self.q * n_v

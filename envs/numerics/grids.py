@@ -1,4 +1,4 @@
-"""Grids: extent, size and layout of each axis. The grid owns the spacing; no residual computes its own."""
+"""Grids: extent, size and layout of each axis. Every residual takes its spacing from the grid."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,10 +10,15 @@ Layout = Literal["periodic", "vertex", "cell"]
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One axis of a uniform grid on [0, extent].
+    """An axis of a uniform grid on [0, extent].
 
-    ``periodic``: x_j = j h, h = extent/size. ``vertex``: x_j = j h, h = extent/(size-1), both ends stored.
-    ``cell``: x_j = (j + 1/2) h, h = extent/size.
+    ==========  =================  =====================================
+    layout      points             spacing
+    ==========  =================  =====================================
+    periodic    x_j = j h          h = extent/size
+    vertex      x_j = j h          h = extent/(size-1), both ends stored
+    cell        x_j = (j + 1/2) h  h = extent/size
+    ==========  =================  =====================================
     """
 
     name: str
@@ -29,6 +34,7 @@ class Axis:
 
     @property
     def spacing(self) -> float:
+        """Distance h between neighbouring points, physical units."""
         return self.extent / (self.size - 1 if self.layout == "vertex" else self.size)
 
     @property
@@ -40,19 +46,22 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A two-dimensional grid, rows first: fields on it are (..., rows.size, columns.size)."""
+    """A two-dimensional grid of fields (..., rows.size, columns.size)."""
 
     rows: Axis
     columns: Axis
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Numbers of rows and columns."""
         return (self.rows.size, self.columns.size)
 
     @property
     def spacing(self) -> tuple[float, float]:
+        """Spacings of rows and columns, physical units."""
         return (self.rows.spacing, self.columns.spacing)
 
     @property
     def periodic(self) -> tuple[bool, bool]:
+        """Whether the row axis and the column axis are periodic."""
         return (self.rows.layout == "periodic", self.columns.layout == "periodic")

@@ -1,4 +1,4 @@
-"""Physical <-> model units: model = scale * physical + shift, one pair per channel."""
+"""Conversion between physical and model units: model = scale * physical + shift, per channel."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,10 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Normalizer:
-    """Affine map per channel. ``scale`` and ``shift``: one value a channel; model units are dimensionless."""
+    """An affine map per channel between physical units and model units, which are dimensionless.
+
+    ``scale`` and ``shift`` have one value per channel.
+    """
 
     scale: tuple[float, ...]
     shift: tuple[float, ...]
@@ -24,9 +27,9 @@ class Normalizer:
         return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
     def to_model(self, fields: torch.Tensor) -> torch.Tensor:
-        """Physical fields (..., c, h, w) to model units."""
+        """Return physical fields (..., c, h, w) in model units."""
         return fields * self._column(self.scale, fields) + self._column(self.shift, fields)
 
     def to_physical(self, x: torch.Tensor) -> torch.Tensor:
-        """Model units (..., c, h, w) to physical fields."""
+        """Return fields x (..., c, h, w) of model units in physical units."""
         return (x - self._column(self.shift, x)) / self._column(self.scale, x)

@@ -1,7 +1,7 @@
 """Counter-based random numbers: seeds travel between processes, noise does not.
 
-Sample ``i`` of a named stream has a generator of its own (Philox keyed by seed and stream, counter set
-by the sample id), so a batch is the same bits however it is cut into chunks and whoever draws it.
+Each sample of a named stream has its own generator: Philox, keyed by seed and stream, with the sample id in its counter. The
+bits of a batch do not depend on its chunks or on the process that draws it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ MAX_SEED = 2**63 - 1
 
 
 def generator(seed: int, stream: str, sample_id: int) -> np.random.Generator:
-    """Independent generator of one sample: Philox4x64 with key (seed, hash of stream), counter sample_id * 2^192."""
+    """Return the generator of a sample: Philox4x64 with the key (seed, hash of stream) and the counter sample_id * 2^192."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be in [0, {MAX_SEED}], got {seed}")
     if not 0 <= sample_id <= MAX_SEED:
@@ -26,13 +26,13 @@ def generator(seed: int, stream: str, sample_id: int) -> np.random.Generator:
 
 
 def normal(seed: int, stream: str, sample_ids: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
-    """Standard normal noise (len(sample_ids), *shape) in float64, one independent row per sample id."""
+    """Return standard normal noise (len(sample_ids), *shape), float64, one independent row per sample id."""
     rows = [generator(seed, stream, int(i)).standard_normal(shape) for i in sample_ids]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty((0, *shape), dtype=torch.float64)
 
 
 def chunks(total: int, size: int) -> Iterator[range]:
-    """Cut range(total) into consecutive ranges of at most ``size``."""
+    """Yield consecutive ranges of at most ``size`` that cover range(total)."""
     if size < 1:
         raise ValueError(f"chunk size must be at least 1, got {size}")
     for start in range(0, total, size):

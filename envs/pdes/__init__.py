@@ -1,4 +1,4 @@
-"""The PDEs. Importing this package registers them."""
+"""The PDEs. Importing this package registers its five PDEs."""
 
 from envs.pdes.base import PDE, REGISTRY, make_pde, register, relative_error
 from envs.pdes.burgers import Burgers

@@ -1,4 +1,4 @@
-"""The PDE seam: definition, solver, residuals, re-solve. One PDE a file implements it."""
+"""The PDE seam: definition, solver, residuals and re-solve. Each PDE has a file of its own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,26 +26,36 @@ REQUIRED = (
 
 
 class PDE(ABC):
-    """One equation on one grid. Fields are (b, c, h, w) in physical units everywhere in this class."""
+    """An equation on a grid. All fields of this class are (b, c, h, w) in physical units."""
 
     env_id: ClassVar[str]
+    """Name of the PDE in the registry and of its Gymnasium environments, such as ``Burgers-v0``."""
     equation: ClassVar[str]
+    """Equation and boundary conditions, as text."""
     channels: ClassVar[tuple[str, ...]]
+    """Names of the channels, in order."""
     units: ClassVar[str]
+    """Units of the channels and axes, as text."""
     solver: ClassVar[str]
+    """Method of the solver, as text."""
     default_operator: ClassVar[str]
+    """Operator that rewards use if no other operator is named."""
     unrewarded_operator: ClassVar[str]
-    """The operator that no default reward uses: the independent witness of every evaluation."""
+    """Operator of the unrewarded check: another discretization, which no default reward uses and every evaluation reports."""
     default_resolution: ClassVar[int]
+    """Rows and columns of the grid if no resolution is given."""
     inputs: ClassVar[tuple[str, ...]] = ()
-    """Channels that the equation takes as given: the others are its solution for them."""
+    """Channels that the equation takes as given. The other channels are its solution."""
     condition_weights: ClassVar[dict[str, float]] = {}
-    """Of conditions that a reward should weigh more or less than the others, by name: factors, 1 where none is named."""
+    """Factors of single conditions in a reward, by name. A condition without an entry has the factor 1."""
     default_parameters: ClassVar[dict[str, float]] = {}
-    """Physical parameters that a user may set, by name, with their defaults."""
+    """Physical parameters that a user may set, by name, with their default values."""
 
     def __init__(self, resolution: int | None = None, **parameters: float) -> None:
-        """Raises ValueError on an odd or small resolution and on an unknown parameter."""
+        """Set the resolution and the physical parameters.
+
+        ValueError if the resolution is odd or below 8, or if a parameter is unknown.
+        """
         resolution = self.default_resolution if resolution is None else resolution
         if resolution < 8 or resolution % 2:
             raise ValueError(f"resolution must be even and at least 8, got {resolution}")
@@ -57,49 +67,63 @@ class PDE(ABC):
 
     @property
     @abstractmethod
-    def grid(self) -> Grid: ...
+    def grid(self) -> Grid:
+        """The grid of the fields."""
 
     @property
     @abstractmethod
-    def normalizer(self) -> Normalizer: ...
+    def normalizer(self) -> Normalizer:
+        """The conversion between physical and model units."""
 
     @abstractmethod
     def solve(self, seed: int, stream: str, sample_ids: Sequence[int]) -> torch.Tensor:
-        """Ground truth (len(sample_ids), c, h, w), float64, from seeds alone."""
+        """Return exact data (len(sample_ids), c, h, w), float64, as a function of the seed, the stream and the ids alone."""
 
     @property
     @abstractmethod
     def operators(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-        """Residual operators by name: fields -> residual map (b, k, h', w') of the rows and columns it is defined on."""
+        """The residual operators by name: functions of fields that return a residual map (b, k, h', w').
+
+        A residual map has the rows and columns on which the operator is defined.
+        """
 
     @property
     def conditions(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-        """Boundary and initial conditions by name: fields -> violation (b,), 0 where the condition holds."""
+        """The conditions on walls, initial state and so on, by name: functions of fields that return a violation (b,).
+
+        The violation is 0 if the condition holds.
+        """
         return {}
 
     @abstractmethod
     def resolve(self, fields: torch.Tensor) -> torch.Tensor:
-        """Re-solve from the sample's own data: the solver's fields (b, c, h, w) that belong to it."""
+        """Return the solver's fields (b, c, h, w) for the inputs of each sample."""
 
     @abstractmethod
     def resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
-        """Relative L2 error (b,) of the generated solution against the re-solved one."""
+        """Return the relative L2 error (b,) of the solution in each sample against the re-solved solution."""
 
     @abstractmethod
     def trivial_resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
-        """The same error (b,) of the trivial competitor (persistence, zero), to be beaten."""
+        """Return the relative L2 error (b,) of the trivial competitor (persistence, zero) against the re-solved solution."""
 
     @abstractmethod
     def marginal(self, fields: torch.Tensor) -> torch.Tensor:
-        """The part (b, ...) whose law is known: coefficient, source or initial condition."""
+        """Return the part (b, ...) of the fields whose law is known: the coefficient, source or initial condition."""
 
     @property
     def solved_together(self) -> int:
-        """Samples that depend on each other: ids m k .. m k + m - 1, the windows of one trajectory, say. Default 1: none do."""
+        """The number m of samples that depend on each other: ids m k .. m k + m - 1, such as the windows of a trajectory.
+
+        The default is 1: all samples are independent.
+        """
         return 1
 
     def augment(self, fields: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Random exact symmetries of the equation and of its data's law, for pretraining. Default: none."""
+        """Return the fields, each moved by a random exact symmetry of the equation and of the law of its data.
+
+        The default is no symmetry.
+        """
         return fields
 
     def __eq__(self, other: object) -> bool:
@@ -113,45 +137,48 @@ class PDE(ABC):
 
     @property
     def input_channels(self) -> tuple[int, ...]:
-        """Indices of ``inputs`` among the channels."""
+        """Indices of the inputs among the channels."""
         return tuple(self.channels.index(name) for name in self.inputs)
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Shape (c, h, w) of a sample."""
         return (len(self.channels), *self.grid.shape)
 
     def residual_map(self, fields: torch.Tensor, operator: str) -> torch.Tensor:
-        """Residual map of the named operator; raises ValueError on an unknown name or shape."""
+        """Return the residual map (b, k, h', w') of the named operator. ValueError if the name or the shape is wrong."""
         self.check_fields(fields)
         if operator not in self.operators:
             raise ValueError(f"unknown operator {operator!r} of {self.env_id}; known: {sorted(self.operators)}")
         return self.operators[operator](fields)
 
     def residual(self, fields: torch.Tensor, operator: str) -> torch.Tensor:
-        """Mean square residual (b,) of the named operator."""
+        """Return the mean square residual (b,) of the named operator."""
         return self.residual_map(fields, operator).square().flatten(1).mean(1)
 
     def check_fields(self, fields: torch.Tensor) -> None:
+        """Raise ValueError unless the fields have the shape (b, c, h, w) of this PDE."""
         if fields.ndim != 4 or tuple(fields.shape[1:]) != self.shape:
             raise ValueError(f"{self.env_id} expects fields (b, {', '.join(map(str, self.shape))}), got {tuple(fields.shape)}")
 
 
 def relative_error(estimate: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """||estimate - truth|| / ||truth||, one value (b,) a sample."""
-    return (estimate - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1).clamp_min(1e-12)
+    """Return ||estimate - truth|| / ||truth|| (b,), one value per sample."""
+    error: torch.Tensor = (estimate - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return error
 
 
 def register(cls: type[PDE]) -> type[PDE]:
-    """Class decorator: make a PDE known under its ``env_id``, its environments to Gymnasium too.
+    """Register a PDE class under its ``env_id``, and its environments with Gymnasium. Use it as a class decorator.
 
-    Raises ValueError if the id belongs to another class, or if the class leaves a part of the PDE undefined.
+    ValueError if the id belongs to another class, or if the class leaves a part of the PDE undefined.
     """
     missing = sorted(set(cls.__abstractmethods__) | {name for name in REQUIRED if not hasattr(cls, name)})
     if missing:
         raise ValueError(f"{cls.__name__} cannot be registered: it does not define {', '.join(missing)}")
     strangers = sorted(set(cls.inputs) - set(cls.channels))
     if strangers:
-        raise ValueError(f"{cls.__name__} cannot be registered: its inputs {strangers} are none of its channels {cls.channels}")
+        raise ValueError(f"{cls.__name__} cannot be registered: its inputs {strangers} are not among its channels {cls.channels}")
     REGISTRY.register(cls.env_id)(cls)
     if cls.env_id not in gymnasium.registry:
         gymnasium.register(
@@ -164,7 +191,10 @@ def register(cls: type[PDE]) -> type[PDE]:
 
 
 def make_pde(env_id: str, resolution: int | None = None, **parameters: float) -> PDE:
-    """The PDE registered under ``env_id`` (such as ``Burgers-v0``), at the given or its default resolution and parameters."""
+    """Return the PDE registered under ``env_id``, such as ``Burgers-v0``.
+
+    Arguments that are not given have the PDE's defaults. ValueError if the id is unknown.
+    """
     if env_id not in REGISTRY:
         raise ValueError(f"{unknown('env', env_id, REGISTRY)}; your own: --env module:{env_id}, or PIRF_RAY_PDES=module")
     return REGISTRY[env_id](resolution, **parameters)

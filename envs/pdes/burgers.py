@@ -3,7 +3,7 @@
     u_t + u u_x = nu u_xx,  nu = 0.01,  x in [0, 1] periodic,  t in [0, 1]
     u(0, x) = sum_{k=1}^{64} l_k (xi_k cos 2 pi k x + eta_k sin 2 pi k x),  l_k = sqrt(2) 49 ((2 pi k)^2 + 49)^(-5/4)
 
-One channel u (b, 1, t, x), dimensionless: rows t_i = i/(n-1), columns x_j = j/n. Model units: u / 1.415.
+One channel u (b, 1, t, x), dimensionless, with rows t_i = i/(n-1) and columns x_j = j/n. Model units: u / 1.415.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,22 +28,26 @@ SOLVER_POINTS = 256
 SOLVER_STEPS = 512
 PADDING = 4
 AMPLITUDE_LIMIT = 2.0
-"""Rows beyond it (7 standard deviations of the initial law) are scaled down to it before the flow map advances them: it
-keeps G stable on any field, and such a field's residual is at least ((|u| - 2)/dt)^2, far above any real one's."""
+"""Largest |u|, 7 standard deviations of the initial law, that the flow map advances. Rows beyond it are scaled down to it.
+
+The limit keeps the flow map stable on any field. A row beyond it has a residual of at least ((|u| - 2)/dt)^2 at its largest
+value, far above every residual of exact data.
+"""
 TYPICALITY_NOISE = 1e-3
-"""Noise (model units) that the initial-condition term tolerates: the stated small noise of exact data."""
+"""Noise on exact data, model units, that the condition ``initial_condition`` tolerates."""
 TYPICALITY_SCORE = 2.0
-"""Normal score up to which a band of modes counts as typical (95% of real bands)."""
+"""Normal score up to which a band of modes counts as typical: 95% of the bands of exact data."""
 
 
 def mode_amplitudes() -> np.ndarray:
-    """Standard deviations l_k (64,), k = 1..64, of the initial condition's Fourier coefficients."""
+    """Return the standard deviations l_k (64,), k = 1..64, of the initial condition's Fourier coefficients."""
     k = np.arange(1, IC_MODES + 1)
-    return np.sqrt(2) * 49 * ((2 * np.pi * k) ** 2 + 49) ** -1.25
+    amplitudes: np.ndarray = np.sqrt(2) * 49 * ((2 * np.pi * k) ** 2 + 49) ** -1.25
+    return amplitudes
 
 
 def initial_condition(seed: int, stream: str, sample_ids: Sequence[int], points: int) -> torch.Tensor:
-    """Initial rows (b, points), float64."""
+    """Return random initial rows (b, points), float64."""
     xi = seeding.normal(seed, stream, sample_ids, (2, IC_MODES))
     coefficients = torch.as_tensor(mode_amplitudes()) * xi
     x = torch.arange(points, dtype=torch.float64) * (EXTENT / points)
@@ -53,7 +57,7 @@ def initial_condition(seed: int, stream: str, sample_ids: Sequence[int], points:
 
 @lru_cache(maxsize=16)
 def _propagator(points: int, dt: float, dtype: torch.dtype, device: torch.device) -> tuple[ETDRK4, torch.Tensor]:
-    """ETDRK4 coefficients and the factor of N(v) = -(1/2) i k FFT(u^2), 2/3 dealiased, on ``points`` points."""
+    """Return the ETDRK4 coefficients and the factor -(1/2) i k of N(v) = -(1/2) i k FFT(u^2), 2/3 dealiased."""
     k = 2 * np.pi * np.arange(points // 2 + 1) / EXTENT
     keep = np.arange(points // 2 + 1) <= points // 3
     factor = torch.as_tensor(-0.5j * k * keep, dtype=torch.complex128, device=device)
@@ -62,12 +66,13 @@ def _propagator(points: int, dt: float, dtype: torch.dtype, device: torch.device
 
 
 def advance(spectrum: torch.Tensor, points: int, duration: float, substeps: int) -> torch.Tensor:
-    """Flow map of Burgers in Fourier space: rfft coefficients (..., points//2+1) advanced by ``duration``."""
+    """Return the ``rfft`` coefficients (..., points//2+1) of a row, advanced by ``duration`` under the Burgers equation."""
     dtype = torch.float32 if spectrum.dtype == torch.complex64 else torch.float64
     stepper, factor = _propagator(points, duration / substeps, dtype, spectrum.device)
 
     def nonlinear(v: torch.Tensor) -> torch.Tensor:
-        return factor * torch.fft.rfft(torch.fft.irfft(v, n=points).square())
+        rate: torch.Tensor = factor * torch.fft.rfft(torch.fft.irfft(v, n=points).square())
+        return rate
 
     for _ in range(substeps):
         spectrum = stepper.step(spectrum, nonlinear)
@@ -75,7 +80,7 @@ def advance(spectrum: torch.Tensor, points: int, duration: float, substeps: int)
 
 
 def solve_from(initial: torch.Tensor, num_rows: int, columns: int) -> torch.Tensor:
-    """Solve from initial rows (b, points), points a multiple of ``columns``: fields (b, num_rows, columns)."""
+    """Return the solutions (b, num_rows, columns) from initial rows (b, points), with points a multiple of ``columns``."""
     points = initial.shape[-1]
     stride = points // columns
     dt = FINAL_TIME / (num_rows - 1)
@@ -90,17 +95,30 @@ def solve_from(initial: torch.Tensor, num_rows: int, columns: int) -> torch.Tens
 
 @register
 class Burgers(PDE):
-    """Burgers on an n x n space-time grid. See the module docstring for the equation and the grid.
+    """Viscous Burgers equation u_t + u u_x = 0.01 u_xx on an n x n grid of t in [0, 1] and x in [0, 1), periodic in x.
 
-    Operators (residual maps in units of u/t):
-    ``consistent``  (u_{i+1} - G u_i) / dt with G the ETDRK4 flow map of one row spacing, x zero-padded x4 (b, 1, n-1, n).
-    ``simpson``     (u_{i+1} - u_{i-1}) / 2dt - (f_{i-1} + 4 f_i + f_{i+1}) / 6, f = nu u_xx - u u_x spectral (b, 1, n-2, n);
-                    blind to odd-even flicker in time, hence never a reward, only an independent witness.
-    ``paper``       the reference operator with its errors (composed central differences, replicate padding on a periodic
-                    axis, dt = dx = 1/n), kept for comparison with the literature.
+    The channel is u (b, 1, t, x), dimensionless. The residual maps of the operators have the units of u/t:
 
-    Mean square residual of solver data (floor), and of the same with white noise of 1e-3 in model units, measured:
-    ``consistent`` at 32^2 7.5e-6 and .0026, at 64^2 3.9e-7 and .0099, at 128^2 1e-12 and .038.
+    ``consistent``  (u_{i+1} - G u_i) / dt (b, 1, n-1, n), where G is the ETDRK4 flow map over dt, with x zero-padded 4 times.
+    ``simpson``     (u_{i+1} - u_{i-1}) / 2dt - (f_{i-1} + 4 f_i + f_{i+1}) / 6 (b, 1, n-2, n), f = nu u_xx - u u_x spectral. The
+                    unrewarded check. It is blind to odd-even flicker in time, so it is no reward.
+    ``paper``       Reference operator with its errors (b, 1, n, n), for comparison with the literature: composed central
+                    differences, replicate padding on a periodic axis, dt = dx = 1/n.
+
+    The conditions are:
+
+    ``initial_condition``  Atypicality of row 0 under the initial law, 0 for typical rows.
+    ``mean``               Mean over the rows of (mean over x of u)^2.
+
+    Mean square ``consistent`` residual of exact data (the floor), and of exact data with white noise of 1e-3 in model units:
+
+    ======  ======  =====
+    grid    floor   noise
+    ======  ======  =====
+    32^2    7.5e-6  .0026
+    64^2    3.9e-7  .0099
+    128^2   1e-12   .038
+    ======  ======  =====
     """
 
     env_id = "Burgers-v0"
@@ -114,6 +132,7 @@ class Burgers(PDE):
 
     @property
     def grid(self) -> Grid:
+        """The space-time grid: rows t with both ends, columns x periodic."""
         return Grid(
             rows=Axis(name="t", extent=FINAL_TIME, size=self.resolution, layout="vertex"),
             columns=Axis(name="x", extent=EXTENT, size=self.resolution, layout="periodic"),
@@ -121,28 +140,32 @@ class Burgers(PDE):
 
     @property
     def normalizer(self) -> Normalizer:
+        """The conversion u / 1.415."""
         return Normalizer(scale=(1 / MODEL_SCALE,), shift=(0.0,))
 
     @property
     def solver_points(self) -> int:
-        """Points of the solver: a multiple of the resolution that resolves all 64 initial modes dealiased."""
+        """Number of points of the solver in x: a multiple of the resolution that resolves all 64 initial modes dealiased."""
         return self.resolution * max(2, -(-SOLVER_POINTS // self.resolution))
 
     def solve(self, seed: int, stream: str, sample_ids: Sequence[int]) -> torch.Tensor:
+        """Return the solutions (b, 1, n, n), float64, from random initial conditions."""
         initial = initial_condition(seed, stream, sample_ids, self.solver_points)
         return solve_from(initial, *self.grid.shape)[:, None]
 
     @property
     def operators(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """The operators ``consistent``, ``simpson`` and ``paper``."""
         return {"consistent": self._flow_map, "simpson": self._simpson, "paper": self._paper}
 
     @property
     def conditions(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """The conditions ``initial_condition`` and ``mean``."""
         return {"initial_condition": self.initial_atypicality, "mean": self.mean_violation}
 
     @property
     def flow_substeps(self) -> int:
-        """Substeps of the flow map between two rows: dt/substeps <= 1/124, where the time error is under the floor."""
+        """Number of substeps of the flow map between two rows: dt/substeps <= 1/124 keeps the time error below the floor."""
         return max(2, -(-124 // (self.resolution - 1)))
 
     def _flow_map(self, fields: torch.Tensor) -> torch.Tensor:
@@ -151,7 +174,8 @@ class Burgers(PDE):
         rows = rows * (AMPLITUDE_LIMIT / rows.abs().amax(-1, keepdim=True).clamp_min(AMPLITUDE_LIMIT))
         spectrum = zero_pad_spectrum(torch.fft.rfft(rows), n, PADDING * n)
         advanced = torch.fft.irfft(advance(spectrum, PADDING * n, dt, self.flow_substeps), n=PADDING * n)
-        return (fields[:, :, 1:] - advanced[..., ::PADDING]) / dt
+        residual: torch.Tensor = (fields[:, :, 1:] - advanced[..., ::PADDING]) / dt
+        return residual
 
     def _simpson(self, fields: torch.Tensor) -> torch.Tensor:
         dt = self.grid.spacing[0]
@@ -161,16 +185,16 @@ class Burgers(PDE):
         return (fields[:, :, 2:] - fields[:, :, :-2]) / (2 * dt) - mean_rate
 
     def _paper(self, fields: torch.Tensor) -> torch.Tensor:
-        dx = dt = 1.0 / self.resolution  # the reference's own spacing, wrong for t = i/(n-1): kept to reproduce its figures
+        dx = dt = 1.0 / self.resolution  # the reference's spacing: wrong for t = i/(n-1), kept to reproduce its numbers
         u_t = central_difference_replicate(fields, dt, -2)
         u_x = central_difference_replicate(fields, dx, -1)
         return u_t + fields * u_x - VISCOSITY * central_difference_replicate(u_x, dx, -1)
 
     def initial_law(self) -> tuple[np.ndarray, np.ndarray]:
-        """Variance and degrees of freedom (n//2+1,) of the grid's Fourier coefficients of row 0.
+        """Return the variance and the degrees of freedom (n//2+1,) of the Fourier coefficients of row 0 on the grid.
 
-        Modes above n/2 alias onto the grid exactly, so their variances add: k lands on |k - n round(k/n)|.
-        k = 0 and k = n/2 have a cosine only.
+        A mode k above n/2 aliases onto the mode |k - n round(k/n)| exactly, so the variances add. The modes k = 0 and k = n/2
+        have a cosine only.
         """
         n = self.resolution
         k = np.arange(1, IC_MODES + 1)
@@ -180,11 +204,11 @@ class Burgers(PDE):
         return variance, np.where(edge, 1, 2)
 
     def initial_atypicality(self, fields: torch.Tensor) -> torch.Tensor:
-        """How untypical row 0 is under the known law, (b,): mean over octave bands of modes k >= 1 of max(|z| - 2, 0)^2.
+        """Return the atypicality (b,) of row 0 under its law: the mean over octave bands of modes k >= 1 of max(|z| - 2, 0)^2.
 
-        Within a band the squared standardized coefficients sum to chi^2_d; z is its Wilson-Hilferty normal score.
-        Two-sided: too quiet is as untypical as too loud, unlike a likelihood, whose best sample is zero. White
-        noise of TYPICALITY_NOISE (model units) is tolerated on the loud side only, so exact data passes too.
+        The squared standardized coefficients of a band sum to chi^2_d, and z is their Wilson-Hilferty normal score. The measure
+        is two-sided: a band may be too quiet or too loud. A likelihood would favour zero. The loud side tolerates white noise of
+        TYPICALITY_NOISE (model units), and the quiet side does not.
         """
         variance, freedom = self.initial_law()
         spectrum = torch.view_as_real(torch.fft.rfft(fields[:, 0, 0])).square().sum(-1)
@@ -205,15 +229,16 @@ class Burgers(PDE):
         return torch.stack(terms, dim=1).mean(1)
 
     def mean_violation(self, fields: torch.Tensor) -> torch.Tensor:
-        """Mean over rows of (mean over x of u)^2, (b,): the mean is conserved, and 0 for every initial condition.
+        """Return the mean over rows (b,) of (mean over x of u)^2. The mean is conserved, and 0 for every initial condition.
 
-        The initial law's k = 0, a term of its own: its exact variance is (nearly) zero, so that beside the other modes
-        of initial_atypicality it would drown them.
+        The mode k = 0 has a term of its own, since its exact variance is nearly zero: in ``initial_atypicality`` it would
+        outweigh all other modes.
         """
-        return fields.mean(-1).square().flatten(1).mean(1)
+        violation: torch.Tensor = fields.mean(-1).square().flatten(1).mean(1)
+        return violation
 
     def _bands(self) -> list[slice]:
-        """Octaves of modes: {1}, {2, 3}, {4..7}, ..., the last one up to and with n/2."""
+        """Return the octaves of modes {1}, {2, 3}, {4..7}, ..., the last octave up to and with n/2."""
         half = self.resolution // 2
         edges = [1]
         while edges[-1] * 2 < half:
@@ -221,7 +246,7 @@ class Burgers(PDE):
         return [slice(a, b) for a, b in zip(edges, [*edges[1:], half + 1], strict=True)]
 
     def resolve(self, fields: torch.Tensor) -> torch.Tensor:
-        """Solve from each sample's own first row, zero-padded to the solver's points. float64."""
+        """Return the solutions (b, 1, n, n), float64, from the first row of each sample, zero-padded to the solver's points."""
         self.check_fields(fields)
         n, points = self.resolution, self.solver_points
         spectrum = torch.fft.rfft(fields[:, 0, 0].double())
@@ -229,15 +254,19 @@ class Burgers(PDE):
         return solve_from(initial, *self.grid.shape)[:, None]
 
     def resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
+        """Return the relative L2 error (b,) of the rows after row 0 against the re-solved rows."""
         return relative_error(fields[:, :, 1:].double(), self.resolve(fields)[:, :, 1:])
 
     def trivial_resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
-        """Persistence: row 0 repeated."""
+        """Return the error (b,) of persistence: row 0 repeated."""
         truth = self.resolve(fields)[:, :, 1:]
         return relative_error(fields[:, :, :1].double().expand_as(truth), truth)
 
     def augment(self, fields: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Translation in x, and the reflection u(t, x) -> -u(t, -x): both keep the equation and the initial law."""
+        """Return the fields, each translated in x at random and reflected by u(t, x) -> -u(t, -x) or not.
+
+        Both maps keep the equation and the initial law.
+        """
         shifts = rng.integers(self.resolution, size=len(fields))
         flips = rng.integers(2, size=len(fields))
         moved = [torch.roll(u, int(s), dims=-1) for u, s in zip(fields, shifts, strict=True)]
@@ -245,10 +274,15 @@ class Burgers(PDE):
         return torch.stack(mirrored)
 
     def marginal(self, fields: torch.Tensor) -> torch.Tensor:
+        """Return the initial condition: row 0 (b, 1, n)."""
         return fields[:, :, 0]
 
 
 def _normal_score(chi_square: torch.Tensor, freedom: float) -> torch.Tensor:
-    """Wilson & Hilferty 1931: (S/d)^(1/3) is nearly normal, mean 1 - 2/9d, variance 2/9d. The offset keeps the gradient finite."""
+    """Return the normal score of S ~ chi^2_d: (S/d)^(1/3) is nearly normal, mean 1 - 2/9d, variance 2/9d.
+
+    Wilson & Hilferty 1931. The offset keeps the gradient finite at S = 0.
+    """
     variance = 2 / (9 * freedom)
-    return ((chi_square / freedom + 1e-6) ** (1 / 3) - (1 - variance)) / variance**0.5
+    score: torch.Tensor = ((chi_square / freedom + 1e-6) ** (1 / 3) - (1 - variance)) / variance**0.5
+    return score

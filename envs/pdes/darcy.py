@@ -1,7 +1,7 @@
 """Darcy flow (Huang et al. 2024, arXiv 2406.17763): -div(a grad u) = 1 on [0, 1]^2, u = 0 on the wall.
 
-a = 12 where the Gaussian random field of envs.numerics.random_fields (alpha 2, tau 3) is >= 0, else 3. Channels (a, u), cell
-centres, h = 1/n, dimensionless. Model units: 0.2 a - 1.5, 115 u - 0.9.
+The coefficient a is 12 if the Gaussian random field of envs.numerics.random_fields (alpha 2, tau 3) is >= 0, else 3. Channels
+(a, u) at cell centres, h = 1/n, dimensionless. Model units: 0.2 a - 1.5, 115 u - 0.9.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,32 +20,40 @@ from envs.pdes import darcy_solver
 from envs.pdes.base import PDE, register, relative_error
 
 LOW, HIGH = 3.0, 12.0
+"""The two values of the coefficient."""
 SOURCE = 1.0
 RAMP = (4.5, 10.5)
-"""Generated coefficients outside of it count as exactly LOW or HIGH; within it they blend, and gradient reaches them."""
+"""Interval in which a coefficient blends from LOW to HIGH and has a gradient. Outside it counts as exactly LOW or HIGH."""
 
 
 def soft_threshold(a: torch.Tensor) -> torch.Tensor:
-    """LOW up to RAMP's start, HIGH from its end, 3 t^2 - 2 t^3 between: continuously differentiable, exact on exact data."""
+    """Return LOW up to the start of RAMP, HIGH from its end, and LOW + (HIGH - LOW) (3 t^2 - 2 t^3) between, t in [0, 1].
+
+    The function is continuously differentiable and exact on exact data.
+    """
     t = ((a - RAMP[0]) / (RAMP[1] - RAMP[0])).clamp(0, 1)
     return LOW + (HIGH - LOW) * t.square() * (3 - 2 * t)
 
 
 @register
 class Darcy(PDE):
-    """Darcy flow on n x n cells. See the module docstring for the equation and the grid.
+    """Darcy flow -div(a grad u) = 1 on n x n cells of the unit square, u = 0 on the wall, a in {3, 12}.
 
-    Every operator takes the coefficient through ``soft_threshold``. Residual maps in units of the source:
-    ``consistent``  finite volumes, the solver's own: sum of the fluxes out of each cell / h^2 - 1, harmonic face
-                    coefficients, half-cell walls (b, 1, n, n).
-    ``galerkin``    bilinear elements whose corners are cell centres, the coefficient a constant in each quarter
-                    (b, 1, n-2, n-2); another discretization, of first order at jumps: no reward uses it.
-    ``paper``       the reference's non-conservative a lap u + grad a . grad u + 1 with composed central differences,
-                    replicate padding (b, 1, n, n): u = 0 scores better than exact data. Kept for comparison.
+    The channels are (a, u), dimensionless. Every operator takes the coefficient through ``soft_threshold``. The residual maps
+    have the units of the source:
 
-    Conditions: ``two_valued``, the mean squared distance of a to the nearer of 3 and 12 (model units);
-    ``conservation``, the square of (flux out of the walls - source of the whole square); ``weak``, the squared H^-1 norm
-    of the consistent residual (envs.numerics.dual_norms), its natural norm also where a jumps.
+    ``consistent``  Finite volumes as in the solver: sum of the fluxes out of each cell / h^2 - 1 (b, 1, n, n), with harmonic
+                    face coefficients and walls at half a cell.
+    ``galerkin``    Bilinear elements whose corners are cell centres, with a constant coefficient in each quarter
+                    (b, 1, n-2, n-2). Its order at jumps of a is 1. The unrewarded check.
+    ``paper``       Non-conservative a lap u + grad a . grad u + 1 of the reference (b, 1, n, n), with composed central
+                    differences and replicate padding. u = 0 has a smaller residual than exact data. For comparison only.
+
+    The conditions are:
+
+    ``two_valued``    Mean squared distance of a to the nearer of 3 and 12, model units.
+    ``conservation``  Square of (flux out of the walls - source of the whole square).
+    ``weak``          Squared H^-1 norm of the consistent residual (envs.numerics.dual_norms).
     """
 
     env_id = "Darcy-v0"
@@ -61,23 +69,28 @@ class Darcy(PDE):
 
     @property
     def grid(self) -> Grid:
+        """The cells of the unit square."""
         rows, columns = (Axis(name=name, extent=1.0, size=self.resolution, layout="cell") for name in "xy")
         return Grid(rows=rows, columns=columns)
 
     @property
     def normalizer(self) -> Normalizer:
+        """The conversions 0.2 a - 1.5 and 115 u - 0.9."""
         return Normalizer(scale=(0.2, 115.0), shift=(-1.5, -0.9))
 
     def solve(self, seed: int, stream: str, sample_ids: Sequence[int]) -> torch.Tensor:
+        """Return random coefficients with their solutions (b, 2, n, n), float64."""
         a = np.where(neumann_field(seed, stream, sample_ids, self.resolution) >= 0, HIGH, LOW)
         return torch.from_numpy(np.stack([a, darcy_solver.solve(a, SOURCE)], axis=1))
 
     @property
     def operators(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """The operators ``consistent``, ``galerkin`` and ``paper``."""
         return {"consistent": self._consistent, "galerkin": self._galerkin, "paper": self._paper}
 
     @property
     def conditions(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """The conditions ``two_valued``, ``conservation`` and ``weak``."""
         return {
             "two_valued": self.two_valuedness_violation,
             "conservation": self.conservation_violation,
@@ -92,7 +105,7 @@ class Darcy(PDE):
     def _galerkin(self, fields: torch.Tensor) -> torch.Tensor:
         a, u = soft_threshold(fields[:, :1]), fields[:, 1:]
         out = torch.zeros_like(u)
-        # Energy of one element with corners u_ij: sum over its four quarters of a_ij |grad u(center of the quarter)|^2 h^2/4 / 2.
+        # An element with corners u_ij has the energy: sum over its quarters of a_ij |grad u(centre of the quarter)|^2 h^2/4 / 2.
         for i in (0, 1):
             for j in (0, 1):
                 out = out + _element_gradient(a, u, i, j) + _element_gradient(a.mT, u.mT, j, i).mT
@@ -108,44 +121,56 @@ class Darcy(PDE):
         return residual
 
     def two_valuedness_violation(self, fields: torch.Tensor) -> torch.Tensor:
+        """Return the mean squared distance (b,) of a to the nearer of its two values, model units."""
         a = fields[:, 0]
         nearest = torch.minimum((a - LOW).abs(), (a - HIGH).abs())
         return (self.normalizer.scale[0] * nearest).square().flatten(1).mean(1)
 
     def conservation_violation(self, fields: torch.Tensor) -> torch.Tensor:
-        """Inner fluxes cancel in the mean over all cells: what is left is the flux through the walls and the source."""
+        """Return the square (b,) of (flux out of the walls - source of the whole square).
+
+        Inner fluxes cancel in the mean of the residual over all cells.
+        """
         return self._consistent(fields).flatten(1).mean(1).square()
 
     def weak_violation(self, fields: torch.Tensor) -> torch.Tensor:
-        """Between 3^2 and 12^2 times the mean square slope of (u - the solution of the sample's own coefficient)."""
+        """Return the squared H^-1 norm (b,) of the consistent residual.
+
+        It is between 3^2 and 12^2 times the mean square slope of u - (re-solved u).
+        """
         return dual_square(self._consistent(fields), self.grid.spacing[0], "cell")
 
     def resolve(self, fields: torch.Tensor) -> torch.Tensor:
-        """The solution for each sample's own coefficient, thresholded half-way between its two values. float64."""
+        """Return each sample's coefficient, thresholded half-way between its two values, with its solution (b, 2, n, n), float64."""
         self.check_fields(fields)
         a = np.where(fields[:, 0].detach().cpu().numpy() >= (LOW + HIGH) / 2, HIGH, LOW)
         return torch.from_numpy(np.stack([a, darcy_solver.solve(a, SOURCE)], axis=1)).to(fields.device)
 
     def resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
+        """Return the relative L2 error (b,) of u against the re-solved u."""
         return relative_error(fields[:, 1].double(), self.resolve(fields)[:, 1])
 
     def trivial_resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
-        """The solution of the mean coefficient's inverse mean, u(a = const): what ignores where the coefficient is."""
+        """Return the error (b,) of the solution for a constant coefficient: the harmonic mean of the sample's a.
+
+        This competitor ignores where the two values of a lie.
+        """
         truth = self.resolve(fields)
         constant = 1 / (1 / truth[:, 0]).mean((-2, -1), keepdim=True)
         guess = torch.from_numpy(darcy_solver.solve(np.ones((1, *self.grid.shape)), SOURCE)).to(truth) / constant
         return relative_error(guess, truth[:, 1])
 
     def marginal(self, fields: torch.Tensor) -> torch.Tensor:
+        """Return the coefficient a (b, n, n)."""
         return fields[:, 0]
 
     def augment(self, fields: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """The eight symmetries of the square."""
+        """Return the fields, each moved by a random symmetry of the square."""
         return random_square_symmetry(fields, rng)
 
 
 def _outflow(a: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """h times the flux out of each cell through its two faces along the last axis (b, 1, n, n)."""
+    """Return h times the flux (b, 1, n, n) out of each cell through its two faces along the last axis."""
     inner = 2 * a[..., 1:] * a[..., :-1] / (a[..., 1:] + a[..., :-1])
     faces = torch.cat([2 * a[..., :1], inner, 2 * a[..., -1:]], dim=-1)
     flux = faces * F.pad(u, (1, 1)).diff(dim=-1)
@@ -153,9 +178,10 @@ def _outflow(a: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 
 
 def _element_gradient(a: torch.Tensor, u: torch.Tensor, i: int, j: int) -> torch.Tensor:
-    """Derivative by each corner value of the quarters' (i, j) energies of the slope along the last axis (b, 1, n, n).
+    """Return the derivative (b, 1, n, n) by each corner value of the energy of the quarters (i, j).
 
-    At the centre of quarter (i, j) the slope of the bilinear u is 3/4 of row i's difference and 1/4 of the other row's.
+    The energy counts the slope along the last axis only. At the centre of a quarter (i, j) the slope of the bilinear u is 3/4
+    of the difference in row i plus 1/4 of the difference in the other row.
     """
     slopes = u.diff(dim=-1)
     near, far = (slopes[..., :-1, :], slopes[..., 1:, :]) if i == 0 else (slopes[..., 1:, :], slopes[..., :-1, :])

@@ -2,7 +2,7 @@
 
     w_t + u . grad w = lap w / Re - 0.1 w - 4 cos 4y,  (y, x) in [0, 2 pi]^2 periodic;  lap psi = -w, u = psi_y, v = -psi_x
 
-Three channels w (b, 3, y, x), the vorticity in 1/s at t, t + 1/32 and t + 2/32: rows y_i = 2 pi i/n, columns
+Three channels w (b, 3, y, x): the vorticity in 1/s at t, t + 1/32 and t + 2/32 s, with rows y_i = 2 pi i/n and columns
 x_j = 2 pi j/n. Model units: w / 12.
 """
 
@@ -37,42 +37,61 @@ MODEL_SCALE = 12.0
 DEFAULT_REYNOLDS = 1000.0
 FRAMES = 3
 WINDOWS_PER_TRAJECTORY = 32
-"""Samples that share a trajectory: ids 32 t .. 32 t + 31 are its windows, 1 s apart. Ask for whole multiples: solving one
-window costs all before it. Fluctuations 1 s apart correlate by .88 at Re 40 (.57 at 100, .41 at 200, .31 at 1000); after the
-random symmetry of each sample by .02. What no symmetry moves still does: the enstrophy at Re 40 by .88, after 16 s by .2, so
-err on the side of several trajectories. Streams have trajectories of their own: none is shared by training and test data."""
+"""Samples per trajectory: the ids 32 t .. 32 t + 31 are the windows of trajectory t, 1 s apart.
+
+A window costs all windows before it, so ask for whole multiples. Each stream has trajectories of its own, so training and test
+data share none. Correlation of the fluctuations of two windows 1 s apart, by Reynolds number:
+
+========  ====  ====  ====  ====
+Re        40    100   200   1000
+========  ====  ====  ====  ====
+windows   .88   .57   .41   .31
+========  ====  ====  ====  ====
+
+The random symmetry of each sample lowers the correlation to .02. It does not change the enstrophy, whose correlation at Re 40
+is .88 after 1 s and .2 after 16 s. Data at a low Reynolds number therefore need several trajectories.
+"""
 MIN_SOLVER_POINTS = 32
 SOLVER_BATCH_POINTS = 8 * 64**2
 SPEED_LIMIT = 8.0
-"""Frames whose largest |u| or |v| exceeds it (8 standard deviations at Re 1000) are scaled down to it before the flow map
-advances them: at n/20 substeps a frame it keeps the flow map stable on any field, and the residual of such a field,
-at least that of the scaled-off part over dt, is far above any real one's."""
+"""Largest |u| or |v|, 8 standard deviations at Re 1000, that the flow map advances. Frames beyond it are scaled down to it.
+
+The limit keeps the flow map stable on any field at n/20 substeps per frame. The residual of a frame beyond it is at least
+the cut part over dt, far above every residual of exact data.
+"""
 SYMMETRY_SHIFTS = 8
 
 
 @register
 class Kolmogorov(PDE):
-    """Kolmogorov flow on an n x n grid, n a multiple of 8. See the module docstring for the equation and the grid.
+    """Kolmogorov flow on an n x n grid of the torus [0, 2 pi]^2, n a multiple of 8: forced, damped turbulence.
 
-    Operators (residual maps in units of w/t):
-    ``consistent``  (w_{i+1} - G w_i) / dt with G the ETDRK4 flow map of one frame spacing, dealiased on 3n/2 points, which keeps
-                    every mode of the grid, the Nyquist modes too (b, 2, n, n).
-    ``simpson``     (w_2 - w_0) / 2dt - (F_0 + 4 F_1 + F_2) / 6, F = lap w / Re - 0.1 w - u . grad w - 4 cos 4y dealiased likewise
-                    (b, 1, n, n); nearly blind to odd-even flicker in time, hence never a reward, only an independent witness.
-    ``paper``       the reference operator with its errors: (w_2 - w_0) / 2dt - F_1, products on the grid, aliased (b, 1, n, n).
+    The equation is w_t + u . grad w = F with F = lap w / Re - 0.1 w - 4 cos 4y. The channels are the vorticity w at t, t + 1/32
+    and t + 2/32 s, in 1/s. The residual maps of the operators have the units of w/t:
 
-    Mean square residual of solver data (floor) / the same with white noise of 1e-3 in model units, measured. The floor is the
-    stress of scales that the grid does not store: it says whether a grid resolves a Reynolds number.
+    ``consistent``  (w_{i+1} - G w_i) / dt (b, 2, n, n), where G is the ETDRK4 flow map over dt. G is dealiased on 3n/2 points and
+                    keeps every mode of the grid, the Nyquist modes included.
+    ``simpson``     (w_2 - w_0) / 2dt - (R_0 + 4 R_1 + R_2) / 6 (b, 1, n, n), R = F - u . grad w dealiased in the same way. The
+                    unrewarded check. It is nearly blind to odd-even flicker in time, so it is no reward.
+    ``paper``       Reference operator with its errors: (w_2 - w_0) / 2dt - R_1 (b, 1, n, n), with aliased products on the grid.
 
-    =========  ============  ===========  ==========  =================================
-    grid       consistent    simpson      paper       std of w, samples/s on one core
-    =========  ============  ===========  ==========  =================================
-    32, 40     .009 / .27    .014 / .09   .04 / .13   2.9, 98    (Re 50: .029 / .30)
-    64, 100    .008 / .25    .018 / .12   .04 / .18   3.5, 9.5
-    64, 200    .2 to .3      .5           1.2         4.0, 8     not resolved
-    128, 1000  .3 to 1.3     .7           5 to 14     4.4, 0.4   not resolved
-    256, 1000  5e-4 / .23    .19 / .9     3.5 / 4.9   4.1, 0.2   paper 1.2 to 7.6
-    =========  ============  ===========  ==========  =================================
+    The condition is:
+
+    ``mean``        Mean square over the frames of their mean vorticity.
+
+    Mean square residual of exact data (the floor) / of exact data with white noise of 1e-3 in model units. The floor is the
+    stress of scales that the grid does not store. It shows whether a grid resolves a Reynolds number.
+
+    =========  ============  ===========  ==========  ========  ============
+    grid, Re   consistent    simpson      paper       std of w  resolved
+    =========  ============  ===========  ==========  ========  ============
+    32, 40     .009 / .27    .014 / .09   .04 / .13   2.9       yes
+    32, 50     .029 / .30                                       yes
+    64, 100    .008 / .25    .018 / .12   .04 / .18   3.5       yes
+    64, 200    .2 to .3      .5           1.2         4.0       no
+    128, 1000  .3 to 1.3     .7           5 to 14     4.4       no
+    256, 1000  5e-4 / .23    .19 / .9     3.5 / 4.9   4.1       yes
+    =========  ============  ===========  ==========  ========  ============
     """
 
     env_id = "Kolmogorov-v0"
@@ -90,6 +109,7 @@ class Kolmogorov(PDE):
     default_parameters = {"reynolds": DEFAULT_REYNOLDS}  # noqa: RUF012
 
     def __init__(self, resolution: int | None = None, **parameters: float) -> None:
+        """Set the resolution and the parameter ``reynolds``. ValueError if a value is not allowed."""
         super().__init__(resolution, **parameters)
         if self.resolution % SYMMETRY_SHIFTS:
             raise ValueError(f"resolution of {self.env_id} must be a multiple of {SYMMETRY_SHIFTS}, got {self.resolution}")
@@ -99,6 +119,7 @@ class Kolmogorov(PDE):
 
     @property
     def grid(self) -> Grid:
+        """The periodic grid of the torus, rows y and columns x."""
         n = self.resolution
         return Grid(
             rows=Axis(name="y", extent=EXTENT, size=n, layout="periodic"),
@@ -107,19 +128,21 @@ class Kolmogorov(PDE):
 
     @property
     def normalizer(self) -> Normalizer:
+        """The conversion w / 12 of each frame."""
         return Normalizer(scale=(1 / MODEL_SCALE,) * FRAMES, shift=(0.0,) * FRAMES)
 
     @property
     def solved_together(self) -> int:
+        """The number of samples that share a trajectory."""
         return WINDOWS_PER_TRAJECTORY
 
     @property
     def solver_points(self) -> int:
-        """Points of the solver's grid, dealiased to a third: finer than stored, the finest stored grid by half only."""
+        """Points per side of the solver's grid: twice the resolution up to 128, above it 3/2 of the resolution."""
         return max(MIN_SOLVER_POINTS, self.resolution * 2 if self.resolution <= 128 else self.resolution * 3 // 2)
 
     def solve(self, seed: int, stream: str, sample_ids: Sequence[int]) -> torch.Tensor:
-        """Sample i is window i mod 32 of trajectory i div 32, moved by a random symmetry of its own."""
+        """Return the samples (b, 3, n, n), float64. Sample i is window i mod 32 of trajectory i div 32, in a random symmetry."""
         fields = torch.empty(len(sample_ids), *self.shape, dtype=torch.float64)
         wanted: dict[int, dict[int, list[int]]] = {}
         for position, sample in enumerate(sample_ids):
@@ -136,45 +159,50 @@ class Kolmogorov(PDE):
         return fields
 
     def _trajectories(self, seed: int, stream: str, trajectories: Sequence[int], count: int) -> Iterator[torch.Tensor]:
-        """``count`` windows (len(trajectories), 3, n, n), one after another."""
+        """Yield ``count`` windows (len(trajectories), 3, n, n), one after another."""
         initial = initial_spectrum(seed, stream, trajectories, self.solver_points)
         for frames in windows(burn_in(initial, self.reynolds), self.reynolds, count):
             yield self._to_grid(frames)
 
     def _to_grid(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """Spectra on a finer grid to fields on this one: modes |kx|, |ky| <= n/2 exactly."""
+        """Return the fields on this grid of spectra on a finer grid. The modes |kx|, |ky| <= n/2 are exact."""
         n = self.resolution
-        return torch.fft.irfft2(truncate_spectrum(spectrum, n), s=(n, n))
+        fields: torch.Tensor = torch.fft.irfft2(truncate_spectrum(spectrum, n), s=(n, n))
+        return fields
 
     def _padded(self, fields: torch.Tensor) -> torch.Tensor:
-        """Spectra on 3n/2 points: 2/3 dealiasing there keeps every mode of this grid."""
+        """Return the spectra of fields on 3n/2 points, where 2/3 dealiasing keeps every mode of this grid."""
         return pad_spectrum(torch.fft.rfft2(fields), 3 * self.resolution // 2)
 
     @property
     def operators(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """The operators ``consistent``, ``simpson`` and ``paper``."""
         return {"consistent": self._flow_map, "simpson": self._simpson, "paper": self._paper}
 
     @property
     def conditions(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """The condition ``mean``."""
         return {"mean": self.mean_violation}
 
     @property
     def flow_substeps(self) -> int:
-        """Substeps of the flow map between two frames: stable (2.5 radians a step) at the speed limit."""
+        """Number of substeps of the flow map between two frames: 2.5 radians per step at the speed limit, which is stable."""
         return max(2, -(-self.resolution // 20))
 
     def _velocity(self, fields: torch.Tensor) -> torch.Tensor:
-        """(u, v) on this grid, (..., 2, n, n)."""
+        """Return the velocity (u, v) on this grid (..., 2, n, n)."""
         n, spectrum = self.resolution, torch.fft.rfft2(fields)
         factor = velocity_factor(n, spectrum.dtype, spectrum.device)
-        return torch.fft.irfft2(spectrum[..., None, :, :] * factor, s=(n, n))
+        velocity: torch.Tensor = torch.fft.irfft2(spectrum[..., None, :, :] * factor, s=(n, n))
+        return velocity
 
     def _flow_map(self, fields: torch.Tensor) -> torch.Tensor:
         frames = fields[:, :-1]
         speed = self._velocity(frames).abs().amax((-3, -2, -1))[..., None, None]
         start = self._padded(frames * (SPEED_LIMIT / speed.clamp_min(SPEED_LIMIT)))
         advanced = advance(start, self.reynolds, 1 / FRAMES_PER_SECOND, self.flow_substeps)
-        return (fields[:, 1:] - self._to_grid(advanced)) * FRAMES_PER_SECOND
+        residual: torch.Tensor = (fields[:, 1:] - self._to_grid(advanced)) * FRAMES_PER_SECOND
+        return residual
 
     def _simpson(self, fields: torch.Tensor) -> torch.Tensor:
         rate = self._to_grid(rates_of(self._padded(fields), self.reynolds))
@@ -192,14 +220,16 @@ class Kolmogorov(PDE):
         y = torch.as_tensor(self.grid.rows.coordinates, dtype=w.dtype, device=w.device)[:, None]
         w_t = (fields[:, 2:] - fields[:, :1]) * (FRAMES_PER_SECOND / 2)
         diffusion = torch.fft.irfft2(laplacian, s=(n, n)) / self.reynolds
-        return w_t + advection - diffusion + DRAG * w + FORCING * torch.cos(FORCING_WAVENUMBER * y)
+        residual: torch.Tensor = w_t + advection - diffusion + DRAG * w + FORCING * torch.cos(FORCING_WAVENUMBER * y)
+        return residual
 
     def mean_violation(self, fields: torch.Tensor) -> torch.Tensor:
-        """Mean square over the frames of their mean vorticity, (b,): exactly zero, the circulation of a torus."""
-        return fields.mean((-2, -1)).square().mean(1)
+        """Return the mean square (b,) over the frames of their mean vorticity, which is zero on a torus."""
+        violation: torch.Tensor = fields.mean((-2, -1)).square().mean(1)
+        return violation
 
     def resolve(self, fields: torch.Tensor) -> torch.Tensor:
-        """Solve from frame 0 of each sample, its modes extended to the solver's grid; float64."""
+        """Return the solutions (b, 3, n, n), float64, from frame 0 of each sample, extended to the solver's grid."""
         spectrum = pad_spectrum(torch.fft.rfft2(fields[:, 0].double()), self.solver_points)
         frames = [fields[:, 0].double()]
         for _ in range(FRAMES - 1):
@@ -208,34 +238,40 @@ class Kolmogorov(PDE):
         return torch.stack(frames, dim=1)
 
     def resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
+        """Return the relative L2 error (b,) of frames 1 and 2 against the re-solved frames."""
         return relative_error(fields[:, 1:].double(), self.resolve(fields)[:, 1:])
 
     def trivial_resolve_error(self, fields: torch.Tensor) -> torch.Tensor:
-        """Persistence: frame 0 repeated."""
+        """Return the error (b,) of persistence: frame 0 repeated."""
         truth = self.resolve(fields)[:, 1:]
         return relative_error(fields[:, :1].double().expand_as(truth), truth)
 
     def augment(self, fields: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """A random element of the whole symmetry group of the equation (and of its data's law) for each sample.
+        """Return the fields, each moved by a random element of the symmetry group of the equation and of its data's law.
 
-        Translation in x; rotation by pi, w(-x, -y); and the glide -w(-x, y + j pi/4) for odd j, w(x, y + j pi/4) for even
-        j: the forcing changes sign under y + pi/4, the vorticity under the mirror x -> -x.
+        The group consists of the translations in x, the rotation by pi, w(-x, -y), and shifts in y by j pi/4. The shift is
+        w(x, y + j pi/4) for even j and the glide -w(-x, y + j pi/4) for odd j. The forcing changes its sign under y + pi/4, and
+        the vorticity changes its sign under the mirror x -> -x.
         """
         n, size = self.resolution, len(fields)
         shifts, eighths, turns = rng.integers(n, size=size), rng.integers(SYMMETRY_SHIFTS, size=size), rng.integers(2, size=size)
         return torch.stack([self.moved(w, *map(int, g)) for w, *g in zip(fields, shifts, eighths, turns, strict=True)])
 
     def moved(self, w: torch.Tensor, shift: int, eighths: int, turn: int) -> torch.Tensor:
-        """The image of w (..., n, n) under one element of the group: see ``augment``."""
+        """Return w (..., n, n) moved by an element of the group of ``augment``.
+
+        ``shift`` is the number of points in x, ``eighths`` is j, and ``turn`` is 1 for the rotation by pi.
+        """
         w = torch.roll(w, (-eighths * (self.resolution // SYMMETRY_SHIFTS), shift), dims=(-2, -1))
         if eighths % 2:
             w = -_mirror(w, -1)
         return _mirror(w, -1, -2) if turn else w
 
     def marginal(self, fields: torch.Tensor) -> torch.Tensor:
+        """Return frame 0 (b, 1, n, n)."""
         return fields[:, :1]
 
 
 def _mirror(w: torch.Tensor, *dims: int) -> torch.Tensor:
-    """x_j -> -x_j on a periodic axis: index j to -j mod n."""
+    """Return w with x_j -> -x_j on the given periodic axes: index j becomes -j mod n."""
     return torch.roll(w.flip(dims), (1,) * len(dims), dims=dims)

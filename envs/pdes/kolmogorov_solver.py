@@ -3,8 +3,8 @@
     w_t + u . grad w = lap w / Re - 0.1 w - 4 cos 4y  on the torus [0, 2 pi]^2
     lap psi = -w,  u = psi_y,  v = -psi_x  (so div u = 0 and w = v_x - u_y)
 
-Arrays are (..., y, x): rows are y, columns are x. Spectra are ``rfft2`` coefficients (..., n, n//2 + 1), the x axis halved.
-On this torus wavenumbers are integers.
+Arrays are (..., y, x): rows are y, columns are x. Spectra are ``rfft2`` coefficients (..., n, n//2 + 1), with the x axis halved.
+The wavenumbers of this torus are integers.
 """
 
 import math
@@ -24,27 +24,35 @@ FORCING = 4.0
 FORCING_WAVENUMBER = 4
 FRAMES_PER_SECOND = 32
 BURN_IN_TIME = 48
-"""Seconds from the initial law to stationary statistics: enstrophy <w^2> settles at 20 by 12 s at Re 1000, but at Re 40, where
-patterns live long, it is 8.0 +- .2 at 24 to 44 s and 8.66 +- .05 from then on to 264 s. Drag alone acts within 10 s."""
+"""Seconds from the initial law to stationary statistics.
+
+The enstrophy <w^2> is stationary after 12 s at Re 1000, at 20. Patterns live longer at Re 40: the enstrophy is 8.0 +- .2 from
+24 to 44 s, and 8.66 +- .05 from 44 to 264 s. Drag alone acts within 10 s.
+"""
 WINDOW_SPACING = 1.0
+"""Seconds between the starts of two windows."""
 IC_ALPHA, IC_TAU, IC_MODES = 2.5, 7.0, 8
 
 
 def wavenumbers(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integer wavenumbers ky (points, 1) and kx (1, points//2 + 1) of ``rfft2``."""
+    """Return the integer wavenumbers ky (points, 1) and kx (1, points//2 + 1) of ``rfft2``."""
     ky = np.fft.fftfreq(points, 1 / points)[:, None]
     return ky, np.arange(points // 2 + 1, dtype=np.float64)[None, :]
 
 
 def _inverse_square(ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
-    """1/|k|^2, 0 at k = 0: the streamfunction has no mean."""
+    """Return 1/|k|^2, and 0 at k = 0, since the streamfunction has no mean."""
     square = ky**2 + kx**2
-    return np.divide(1.0, square, out=np.zeros_like(square), where=square > 0)
+    inverse: np.ndarray = np.divide(1.0, square, out=np.zeros_like(square), where=square > 0)
+    return inverse
 
 
 @lru_cache(maxsize=32)
 def velocity_factor(points: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Factors (2, points, points//2 + 1) that make the spectra of (u, v) from the vorticity's; odd, so no Nyquist modes."""
+    """Return the factors (2, points, points//2 + 1) of the vorticity's spectrum that give the spectra of (u, v).
+
+    The factors are odd in k, so the Nyquist modes are dropped.
+    """
     ky, kx = wavenumbers(points)
     factor = np.stack([1j * ky * _inverse_square(ky, kx), -1j * kx * _inverse_square(ky, kx)])
     factor[0, points // 2, :] = 0
@@ -54,7 +62,7 @@ def velocity_factor(points: int, dtype: torch.dtype, device: torch.device) -> to
 
 @lru_cache(maxsize=32)
 def _stress_factor(points: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Factors (2, ...) of (uv, v^2 - u^2) in -u . grad w = -(d_xx - d_yy)(uv) - d_xy(v^2 - u^2), 2/3 dealiased."""
+    """Return the factors (2, ...) of (uv, v^2 - u^2) in -u . grad w = -(d_xx - d_yy)(uv) - d_xy(v^2 - u^2), 2/3 dealiased."""
     ky, kx = wavenumbers(points)
     keep = (np.abs(ky) <= points // 3) & (kx <= points // 3)
     return torch.as_tensor(np.stack([(kx**2 - ky**2) * keep, kx * ky * keep]), dtype=dtype, device=device)
@@ -62,10 +70,11 @@ def _stress_factor(points: int, dtype: torch.dtype, device: torch.device) -> tor
 
 @lru_cache(maxsize=32)
 def forcing_spectrum(points: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Spectrum of -4 cos 4y."""
+    """Return the spectrum of -4 cos 4y."""
     y = torch.arange(points, dtype=torch.float64) * (EXTENT / points)
     field = -FORCING * torch.cos(FORCING_WAVENUMBER * y)[:, None].expand(points, points)
-    return torch.fft.rfft2(field).to(device=device, dtype=dtype)
+    spectrum: torch.Tensor = torch.fft.rfft2(field).to(device=device, dtype=dtype)
+    return spectrum
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
@@ -73,19 +82,21 @@ def _real(dtype: torch.dtype) -> torch.dtype:
 
 
 def nonlinear_and_forcing(spectrum: torch.Tensor) -> torch.Tensor:
-    """N(w) = -u . grad w - 4 cos 4y in Fourier space, 2/3 dealiased: modes above a third of the points are dropped."""
+    """Return N(w) = -u . grad w - 4 cos 4y in Fourier space, 2/3 dealiased: modes above a third of the points are dropped."""
     points, kind, device = spectrum.shape[-2], spectrum.dtype, spectrum.device
     velocity = torch.fft.irfft2(spectrum[..., None, :, :] * velocity_factor(points, kind, device), s=(points, points))
     u, v = velocity.unbind(-3)
     stress = torch.fft.rfft2(torch.stack([u * v, (v - u) * (v + u)], dim=-3))
     a, b = (stress * _stress_factor(points, _real(kind), device)).unbind(-3)
-    return a + b + forcing_spectrum(points, kind, device)
+    rate: torch.Tensor = a + b + forcing_spectrum(points, kind, device)
+    return rate
 
 
 def linear_rates(points: int, reynolds: float) -> np.ndarray:
-    """-|k|^2 / Re - 0.1, (points, points//2 + 1)."""
+    """Return the rates -|k|^2 / Re - 0.1 of the modes (points, points//2 + 1)."""
     ky, kx = wavenumbers(points)
-    return -(ky**2 + kx**2) / reynolds - DRAG
+    rates: np.ndarray = -(ky**2 + kx**2) / reynolds - DRAG
+    return rates
 
 
 @lru_cache(maxsize=32)
@@ -96,7 +107,7 @@ def _stepper(points: int, reynolds: float, dt: float, dtype: torch.dtype, device
 
 
 def advance(spectrum: torch.Tensor, reynolds: float, duration: float, substeps: int) -> torch.Tensor:
-    """Flow map in Fourier space: rfft2 coefficients (..., n, n//2 + 1) advanced by ``duration``, ETDRK4."""
+    """Return the ``rfft2`` coefficients (..., n, n//2 + 1) advanced by ``duration`` seconds, by ETDRK4."""
     points = spectrum.shape[-2]
     stepper = _stepper(points, reynolds, duration / substeps, _real(spectrum.dtype), spectrum.device)
     for _ in range(substeps):
@@ -105,7 +116,7 @@ def advance(spectrum: torch.Tensor, reynolds: float, duration: float, substeps: 
 
 
 def pad_spectrum(spectrum: torch.Tensor, padded: int) -> torch.Tensor:
-    """rfft2 coefficients of an n x n grid to those of a finer one: the real interpolant through every grid value.
+    """Return the ``rfft2`` coefficients on a finer grid of the real interpolant through every value of an n x n grid.
 
     Each Nyquist coefficient is shared between +n/2 and -n/2, so no mode of the coarse grid is lost.
     """
@@ -122,18 +133,19 @@ def pad_spectrum(spectrum: torch.Tensor, padded: int) -> torch.Tensor:
 
 
 def truncate_spectrum(spectrum: torch.Tensor, size: int) -> torch.Tensor:
-    """rfft2 coefficients of the modes |kx|, |ky| <= size/2 as seen on the coarser grid: inverse of ``pad_spectrum``."""
+    """Return the ``rfft2`` coefficients on a coarser grid of the modes |kx|, |ky| <= size/2. Inverse of ``pad_spectrum``."""
     points, h = spectrum.shape[-2], size // 2
     rows = spectrum[..., : h + 1] * (size / points) ** 2
     middle = rows[..., h : h + 1, :] + rows[..., points - h : points - h + 1, :]
     rows = torch.cat([rows[..., :h, :], middle, rows[..., points - h + 1 :, :]], dim=-2)
-    # irfft2 takes the real part of the Nyquist column, which is the mean of its +n/2 and -n/2 modes: their sum is twice it.
+    # irfft2 takes the real part of the Nyquist column: the mean of the modes +n/2 and -n/2. Their sum is twice the mean.
     return torch.cat([rows[..., :h], 2 * rows[..., h:]], dim=-1)
 
 
 def initial_spectrum(seed: int, stream: str, trajectories: Sequence[int], points: int) -> torch.Tensor:
-    """Gaussian random field of Li et al. 2021 (arXiv 2010.08895), alpha 2.5, tau 7, modes |kx|, |ky| <= 8, zero mean.
+    """Return the spectra of Gaussian random fields (Li et al. 2021, arXiv 2010.08895), alpha 2.5, tau 7, zero mean.
 
+    The modes are |kx|, |ky| <= 8 in
     w = Re sum_k sqrt(2) tau^(alpha - 1) (4 pi^2 |k|^2 + tau^2)^(-alpha/2) (xi_k + i eta_k) exp(i k . x); std about 0.26.
     """
     k = np.arange(-IC_MODES, IC_MODES + 1)
@@ -143,25 +155,29 @@ def initial_spectrum(seed: int, stream: str, trajectories: Sequence[int], points
     full = torch.zeros(len(noise), points, points, dtype=torch.complex128)
     index = torch.as_tensor(k % points)
     full[:, index[:, None], index[None, :]] = torch.complex(noise[:, 0], noise[:, 1]) * torch.as_tensor(amplitude)
-    return torch.fft.rfft2(torch.fft.ifft2(full, norm="forward").real)
+    spectrum: torch.Tensor = torch.fft.rfft2(torch.fft.ifft2(full, norm="forward").real)
+    return spectrum
 
 
 def rates_of(spectrum: torch.Tensor, reynolds: float) -> torch.Tensor:
-    """dw/dt in Fourier space."""
+    """Return dw/dt in Fourier space."""
     rates = torch.as_tensor(linear_rates(spectrum.shape[-2], reynolds), dtype=_real(spectrum.dtype), device=spectrum.device)
-    return rates * spectrum + nonlinear_and_forcing(spectrum)
+    change: torch.Tensor = rates * spectrum + nonlinear_and_forcing(spectrum)
+    return change
 
 
 def substeps(points: int, reynolds: float, duration: float) -> int:
-    """Steps of a long run of ``duration`` seconds: the fastest mode, points/3, turns at most 2.4 radians (RK4's limit is 2.8).
+    """Return the number of steps of a long run of ``duration`` seconds.
 
-    The largest speeds measured are 2.5 at Re 40, 3.4 at 100, 4.5 at 200 and 1000: below 1.4 Re^(1/5).
+    The fastest mode, points/3, turns at most 2.4 radians per step, and the limit of RK4 is 2.8. The largest speed is below
+    1.4 Re^(1/5): it is 2.5 at Re 40, 3.4 at Re 100, and 4.5 at Re 200 and 1000.
     """
-    return math.ceil(duration * 1.4 * reynolds**0.2 * (points // 3) / 2.4)
+    steps: float = duration * 1.4 * reynolds**0.2 * (points // 3) / 2.4
+    return math.ceil(steps)
 
 
 def burn_in(spectrum: torch.Tensor, reynolds: float) -> torch.Tensor:
-    """From the initial law to stationary turbulence, single precision: three quarters of it on half the points."""
+    """Return stationary turbulence from initial spectra, in single precision. Three quarters of the time use half the points."""
     points = spectrum.shape[-2]
     coarse_time = round(0.75 * BURN_IN_TIME)
     coarse = _run(truncate_spectrum(spectrum, points // 2).to(torch.complex64), reynolds, coarse_time)
@@ -173,9 +189,9 @@ def _run(spectrum: torch.Tensor, reynolds: float, duration: float) -> torch.Tens
 
 
 def windows(spectrum: torch.Tensor, reynolds: float, count: int) -> Iterator[torch.Tensor]:
-    """``count`` triples (b, 3, ...) of frames 1/32 s apart of one long run; the triples start WINDOW_SPACING seconds apart.
+    """Yield ``count`` windows (b, 3, ...) of a long run: frames 1/32 s apart, with WINDOW_SPACING seconds between starts.
 
-    Frames are double precision with twice the steps; what only leads from one triple to the next is single precision.
+    The frames of a window are in double precision with twice the steps. The run between two windows is in single precision.
     """
     for window in range(count):
         if window:
@@ -188,6 +204,6 @@ def windows(spectrum: torch.Tensor, reynolds: float, count: int) -> Iterator[tor
 
 
 def next_frame(spectrum: torch.Tensor, reynolds: float) -> torch.Tensor:
-    """The spectrum 1/32 s later, at the solver's accuracy."""
+    """Return the spectrum 1/32 s later, at the solver's accuracy."""
     steps = 2 * substeps(spectrum.shape[-2], reynolds, 1 / FRAMES_PER_SECOND)
     return advance(spectrum, reynolds, 1 / FRAMES_PER_SECOND, steps)

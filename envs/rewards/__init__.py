@@ -1,4 +1,4 @@
-"""Physics rewards: fields in physical units to one reward per sample."""
+"""Physics rewards: functions of fields in physical units that return a reward per sample."""
 
 from envs.rewards.base import Reward, RewardOutput
 from envs.rewards.physics import PhysicsReward, RewardForm, RewardSettings, Term, calibrated_term, physics_reward, shaped

@@ -1,8 +1,8 @@
-"""Physics rewards: fields in physical units -> one reward a sample, with its breakdown.
+"""Physics rewards: weighted sums of named terms, as functions of fields in physical units.
 
-A reward is a weighted sum of named terms. Each term is a violation v >= 0 (mean square residual, atypicality of the
-initial condition, ...) with the floor that exact data has and a reference r_ref, the violation of exact data plus a
-stated small noise. Below the floor nothing is gained: v is clipped there, and the gradient is zero.
+A term has a violation v >= 0, such as the mean square residual, and two constants of its PDE. The floor is the violation of
+exact data. The reference r_ref is the violation of exact data with a stated small noise. Below the floor v is clipped, so the
+reward is constant and its gradient is zero.
 """
 
 from collections.abc import Callable
@@ -19,21 +19,25 @@ from envs.rewards.base import RewardOutput
 
 RewardForm = Literal["plain", "log", "saturating"]
 Violation = Callable[[torch.Tensor], torch.Tensor]
+"""A function of fields (b, c, h, w) in physical units that returns a violation (b,) >= 0."""
 CALIBRATION_SAMPLES = 256
+"""Exact samples from which the floor and the reference of a term are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One term of a reward."""
+    """A term of a reward."""
 
     name: str
+    """Name of the term in the reward's breakdown."""
     weight: float
+    """Factor of the term in the reward, not negative."""
     violation: Violation
-    """Fields (b, c, h, w) -> violation (b,), 0 where the physics holds."""
+    """Function of fields (b, c, h, w) that returns the violation (b,): 0 if the physics holds."""
     floor: float
     """Mean violation of exact data."""
     reference: float
-    """Mean violation r_ref of exact data with a small noise added; at least the floor."""
+    """Mean violation r_ref of exact data with a small noise, at least the floor."""
 
     def __post_init__(self) -> None:
         if self.weight < 0:
@@ -47,18 +51,18 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSettings:
-    """What is rewarded."""
+    """Settings of a physics reward."""
 
     operator: str = ""
-    """Residual operator that is rewarded; empty: the PDE's default, consistent."""
+    """Residual operator of the reward. Empty: the PDE's default operator, consistent."""
     reward_form: RewardForm = "log"
-    """plain: -r. log: -log(r + r_ref). saturating: -r / (r + r_ref). None gains below the data floor."""
+    """Form of a term with violation r: plain is -r, log is -log(r + r_ref), saturating is -r / (r + r_ref)."""
     reference_noise: float = 3e-4
-    """Noise (model units) on exact data whose residual is r_ref: where the log and saturating rewards flatten out."""
+    """Noise on exact data, model units, that defines r_ref. The log and saturating forms flatten out below r_ref."""
     condition_weight: float = 0.1
-    """Weight of the conditions (wall, initial condition, ...) beside the residual's weight of 1, times the PDE's factor for each."""
+    """Weight of each condition, times the PDE's factor for the condition. The residual has the weight 1."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Weights of single reward terms, by name, instead of theirs by --condition-weight: --weights wall 0.3 conservation 0."""
+    """Weights of single terms by name, in place of their weights by --condition-weight: --weights wall 0.3 conservation 0."""
 
     def __post_init__(self) -> None:
         positive(self, "reference_noise")
@@ -76,7 +80,7 @@ class RewardSettings:
             raise ConfigError(f"--weights: {pde.env_id} has no term {', '.join(unknown)}; known: {', '.join(sorted(known))}")
 
     def make(self, pde: PDE) -> "PhysicsReward":
-        """Return the reward of a PDE by these settings."""
+        """Return the reward of a PDE with these settings."""
         return physics_reward(
             pde,
             operator=self.operator,
@@ -88,11 +92,15 @@ class RewardSettings:
 
 
 def shaped(violation: torch.Tensor, form: RewardForm, *, floor: float, reference: float) -> torch.Tensor:
-    """Reward of one term. With v = max(violation, floor):
+    """Return the reward (b,) of a term from its violation (b,). With v = max(violation, floor) the forms are:
 
-    ``plain``       -v                   (Yuan et al. 2025, arXiv 2509.20570, without gain below the floor)
-    ``log``         -log(v + r_ref)      weighs all samples alike; its slope ends at 1 / r_ref
-    ``saturating``  -v / (v + r_ref)     bounded; samples far above r_ref weigh little
+    ==========  ================  ========================================================================
+    form        reward            property
+    ==========  ================  ========================================================================
+    plain       -v                reward of Yuan et al. 2025 (arXiv 2509.20570) above the floor
+    log         -log(v + r_ref)   all samples weigh alike far above r_ref; the slope is at most 1 / r_ref
+    saturating  -v / (v + r_ref)  bounded; samples far above r_ref weigh little
+    ==========  ================  ========================================================================
     """
     v = violation.clamp_min(floor)
     if form == "plain":
@@ -105,12 +113,15 @@ def shaped(violation: torch.Tensor, form: RewardForm, *, floor: float, reference
 
 
 class PhysicsReward:
-    """Weighted sum of shaped terms. Differentiable, per sample. ``reward + 0.3 * term`` is a reward with one term more."""
+    """A weighted sum of shaped terms. ``reward + 0.3 * term`` is a reward with a further term."""
 
     differentiable = True
+    """The reward has a gradient."""
     per_sample = True
+    """The reward of a sample does not depend on its batch."""
 
     def __init__(self, terms: list[Term], form: RewardForm = "plain") -> None:
+        """Set the terms and their form. ValueError if they do not fit together."""
         if not terms:
             raise ValueError("a reward needs at least one term")
         if form not in get_args(RewardForm):
@@ -122,7 +133,7 @@ class PhysicsReward:
         if form != "plain" and unfelt:
             raise ValueError(
                 f"the {form} form divides by the reference of each term, which is 0 for {', '.join(unfelt)}: "
-                f"small noise on exact data does not violate it; give a larger reference_noise, or use the plain form"
+                f"small noise on exact data does not violate the term; give a larger reference_noise, or use the plain form"
             )
         self.terms, self.form = terms, form
 
@@ -130,7 +141,7 @@ class PhysicsReward:
         return PhysicsReward([*self.terms, term], self.form)
 
     def __call__(self, fields: torch.Tensor) -> RewardOutput:
-        """Fields (b, c, h, w), physical units."""
+        """Return the rewards (b,) and violations of fields (b, c, h, w) in physical units."""
         violations = {term.name: term.violation(fields) for term in self.terms}
         reward = fields.new_zeros(len(fields))
         for term in self.terms:
@@ -141,9 +152,9 @@ class PhysicsReward:
 
 @lru_cache(maxsize=64)
 def _calibrate(pde: PDE, violation: Violation, noise: float) -> tuple[float, float]:
-    """(floor, reference) of a violation: its mean over solver data, and over the same with white noise (model units).
+    """Return (floor, reference): the mean violation of exact data, and of exact data with white noise (model units).
 
-    Both in float32, as the samples that are rewarded: the floor of an exact operator is their rounding.
+    Both are computed in float32, like the rewards of samples. The floor of an exact operator is the rounding of float32.
     """
     ids = range(CALIBRATION_SAMPLES)
     fields = _calibration_fields(pde)
@@ -160,10 +171,10 @@ def _calibration_fields(pde: PDE) -> torch.Tensor:
 def calibrated_term(
     pde: PDE, name: str, violation: Violation | None = None, *, weight: float = 1.0, reference_noise: float = 3e-4
 ) -> Term:
-    """A term with floor and reference measured on the PDE's solver data (cached).
+    """Return a term whose floor and reference are measured on the PDE's exact data. Both are cached.
 
-    ``name``: one of the PDE's operators or conditions, or with ``violation`` a name of your own. Raises ValueError on an
-    unknown name, and on a violation that is negative, not finite or not of shape (b,) on solver data.
+    ``name`` is an operator or a condition of the PDE. With ``violation`` it is a name of your own. ValueError if the name is
+    unknown, or if the violation of exact data is negative, not finite or not of the shape (b,).
     """
     if violation is None:
         violation = _violations(pde).get(name)
@@ -171,14 +182,14 @@ def calibrated_term(
             raise ValueError(f"{pde.env_id} has no reward term {name!r}; known: {sorted(_violations(pde))}")
     probe = violation(_calibration_fields(pde)[:2])
     if tuple(probe.shape) != (2,) or not torch.isfinite(probe).all() or (probe < 0).any():
-        raise ValueError(f"violation {name!r} must give one finite value >= 0 a sample, shape (2,), got {probe.tolist()}")
+        raise ValueError(f"violation {name!r} must return a finite value >= 0 per sample, shape (2,), got {probe.tolist()}")
     floor, reference = _calibrate(pde, violation, reference_noise)
     return Term(name=name, weight=weight, violation=violation, floor=floor, reference=reference)
 
 
 @lru_cache(maxsize=16)
 def _violations(pde: PDE) -> dict[str, Violation]:
-    """Mean square residual of each operator, and each condition, by name."""
+    """Return the mean square residual of each operator, and each condition, by name."""
     residuals: dict[str, Violation] = {name: partial(pde.residual, operator=name) for name in pde.operators}
     return residuals | pde.conditions
 
@@ -192,11 +203,11 @@ def physics_reward(
     weights: dict[str, float] | None = None,
     reference_noise: float = 3e-4,
 ) -> PhysicsReward:
-    """The reward of a PDE: its residual with weight 1, and its conditions. Floors are measured on solver data (cached).
+    """Return the reward of a PDE: its residual with the weight 1, and its conditions.
 
-    Each condition weighs ``condition_weight`` times the PDE's own factor for it; ``weights`` sets single terms whole, other
-    operators too. Terms of weight 0 are left out. Raises ValueError on an unknown
-    operator, term or form.
+    A condition has the weight ``condition_weight`` times the PDE's factor for the condition. ``weights`` sets the weights of
+    single terms, of other operators too. Terms of weight 0 are left out. Floors are measured on exact data and cached.
+    ValueError if an operator, term or form is unknown.
     """
     operator = operator or pde.default_operator
     if operator not in pde.operators:

@@ -16,7 +16,7 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a command: bad input is one line on stderr and exit code 2, Ctrl-C is exit code 130.
 
     Bad input is ValueError (settings, checkpoints, data files), FileExistsError and FileNotFoundError. A run that failed
-    for good is one line and exit code 1, as is a disk that is full or closed. Anything else is a bug, and keeps its traceback.
+    for good is one line and exit code 1. So is a disk that is full or closed. Any other error is a bug and keeps its traceback.
     """
     try:
         main()

@@ -26,7 +26,7 @@ def parse(
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(
+            parsed: Config = tyro.cli(
                 config_type,
                 args=argv,
                 prog=prog,
@@ -40,10 +40,11 @@ def parse(
             raise refusal from None
         sys.stderr.write(printed.getvalue())
         raise
+    return parsed
 
 
 def _settings_error(ending: BaseException | None) -> ValueError | None:
-    """The ValueError that a settings class raised in its own check, if that is why tyro exited.
+    """Return the ValueError that a settings class raised in its own check, if that is why tyro exited.
 
     A value of the wrong type ends in a ValueError too (int("abc")), but only tyro's message about it names the flag.
     """
@@ -56,7 +57,7 @@ def _settings_error(ending: BaseException | None) -> ValueError | None:
 
 
 def flag_value(argv: list[str] | None, flag: str, default: str) -> str:
-    """The value of one flag, read before the rest is parsed: it decides the other flags' defaults."""
+    """Return the value of one flag, read before the rest is parsed: it decides the other flags' defaults."""
     arguments = sys.argv[1:] if argv is None else argv
     value = default
     for i, argument in enumerate(arguments):
@@ -68,7 +69,7 @@ def flag_value(argv: list[str] | None, flag: str, default: str) -> str:
 
 
 def named_env(argv: list[str] | None, default: str = DEFAULT_ENV) -> tuple[str, list[str]]:
-    """The registered id that ``--env`` names, and the arguments with that id in its place."""
+    """Return the registered id that ``--env`` names, and the arguments with that id in its place."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = flag_value(arguments, "--env", default)
     env = check_env(name)
@@ -84,7 +85,7 @@ def check_env(name: str) -> str:
 
 
 def use_address(address: str | None) -> str | None:
-    """The cluster of --address, else of RAY_ADDRESS; None: Ray is started here.
+    """Return the cluster of --address, else of RAY_ADDRESS; None: Ray is started here.
 
     Before pirf_ray.distributed is imported: Ray's switches, and the processes started from here, depend on the variable.
     """
@@ -94,7 +95,7 @@ def use_address(address: str | None) -> str | None:
 
 
 def changed_flags(a: Any, b: Any) -> list[str]:
-    """Names of the fields in which two dataclasses of one type differ, groups entered."""
+    """Return the flags of the fields in which two dataclasses of one type differ, groups entered."""
     changed = []
     for f in dataclasses.fields(a):
         ours, theirs = getattr(a, f.name), getattr(b, f.name)

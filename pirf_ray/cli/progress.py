@@ -11,7 +11,7 @@ PLAIN_SECONDS = 15.0
 
 
 def progress_bar(label: str, console: Console | None = None) -> Callable[[Iterable[range]], Iterator[range]]:
-    """Wraps an iterable of ranges of samples; shows how many are done: a bar, or where there is no terminal a line at times."""
+    """Return a wrapper of ranges of samples that shows how many are done: a bar, or without a terminal a line at times."""
 
     def track(parts: Iterable[range]) -> Iterator[range]:
         listed = list(parts)
@@ -33,12 +33,13 @@ def progress_bar(label: str, console: Console | None = None) -> Callable[[Iterab
 
 
 def print_table(table: Table, width: int) -> None:
-    """Print a table; where no terminal sets a width, as wide as it wants to be."""
+    """Print a table, without a terminal as wide as it wants to be."""
     console = Console()
     (console if console.is_terminal else Console(width=width)).print(table)
 
 
 def samples_progress(console: Console | None = None) -> Progress:
+    """Return a progress bar of samples."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pirf_ray.comparison.summaries import BenchmarkReport
 from pirf_ray.comparison.tables import COLUMN_LEGEND, LEGEND, details, summaries
-from pirf_ray.evaluation.pages import Table, html_table, paragraph, picture, write_page
+from pirf_ray.evaluation.pages import Table, html_table, paragraph, plot, write_page
 
 
 def write_benchmark_page(path: Path, report: BenchmarkReport, plots: Mapping[str, Path]) -> None:
@@ -21,7 +21,7 @@ def write_benchmark_page(path: Path, report: BenchmarkReport, plots: Mapping[str
     if report.missing:
         parts.append(paragraph("Not finished: " + "; ".join(report.missing) + "."))
     parts += ["<h2>Summary</h2>", paragraph(LEGEND), *map(html_table, summaries(report)), "<h2>Plots</h2>"]
-    parts += [picture(caption, file) for caption, file in plots.items()]
+    parts += [plot(caption, file) for caption, file in plots.items()]
     parts += ["<h2>All metrics</h2>", paragraph(COLUMN_LEGEND), *map(html_table, details(report))]
     parts += ["<h2>Methods</h2>", html_table(_sources(report))]
     write_page(path, "pirf_ray benchmark", parts)

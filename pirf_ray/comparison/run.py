@@ -93,7 +93,7 @@ def measure(directory: BenchmarkDirectory, selection: Selection, *, jobs: JobSet
         )
     except KeyboardInterrupt:
         kept = len(directory.cells())
-        raise KeyboardInterrupt(f"stopped; {kept} cells are kept in {directory.root}, the same command goes on") from None
+        raise KeyboardInterrupt(f"stopped; {kept} cells are kept in {directory.root}, the same command continues") from None
     for line in failures(directory.cells()):
         say(f"failed: {line}")
 

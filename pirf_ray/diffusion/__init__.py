@@ -1,1 +1,1 @@
-"""The diffusion model: network, denoiser, policy, sampling, checkpoints."""
+"""Diffusion models: network, denoiser, policy, sampling, checkpoints."""

@@ -1,9 +1,12 @@
-"""Checkpoints are directories of safetensors and JSON; nothing in them can run code.
+"""Checkpoints: directories of safetensors and JSON. Nothing in them can run code.
 
-``ema.safetensors`` the averaged weights by EDM's parameter names (the ones to sample with), ``model.safetensors`` the
-weights themselves (only where training can go on from them),
-``optimizer.pt`` tensors and plain containers only (read with weights_only=True), ``config.json`` the run's settings,
-``meta.json`` format, kind, PDE, network, normalization, versions and hashes. Written to a temporary name and renamed.
+- ``ema.safetensors``: the averaged weights by EDM's parameter names; samples are made with them
+- ``model.safetensors``: the weights themselves, if a training can continue from the checkpoint
+- ``optimizer.pt``: tensors and plain containers only; read with ``weights_only=True``
+- ``config.json``: the settings of the training
+- ``meta.json``: format, kind, PDE, network, normalization, and a hash of each set of weights
+
+A checkpoint is written under a temporary name and then renamed.
 """
 
 import hashlib
@@ -26,38 +29,43 @@ MODEL, EMA, OPTIMIZER, CONFIG, META = "model.safetensors", "ema.safetensors", "o
 
 
 class CheckpointError(FileFormatError):
-    """A checkpoint that is missing, damaged or of another kind; the message names the file."""
+    """Error of a checkpoint that is missing, damaged or of another kind. The message names the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a denoiser is: enough to build it and to refuse it where it does not belong."""
+    """Description of a denoiser: all that is needed to build it, or to refuse it for another PDE."""
 
     env_id: str
-    """PDE that the model was trained on."""
+    """PDE of the training data."""
     network: NetworkConfig
     """Architecture."""
     sigma_data: float
     """Standard deviation of the training data in model units."""
     parameters: dict[str, float] = field(default_factory=dict)
-    """The PDE's parameters, such as the Reynolds number."""
+    """Parameters of the PDE, such as the Reynolds number."""
 
     @property
     def resolution(self) -> int:
+        """Return the rows and columns of the fields."""
         return self.network.resolution
 
     def pde(self) -> PDE:
+        """Return the PDE of the fields."""
         return make_pde(self.env_id, self.resolution, **self.parameters)
 
     def build(self) -> Denoiser:
+        """Return a denoiser of this architecture with random weights."""
         return Denoiser(self.network, self.sigma_data)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the description as meta.json holds it, with the normalization of the PDE's fields."""
         normalizer = self.pde().normalizer
         return {**asdict(self), "normalization": {"scale": normalizer.scale, "shift": normalizer.shift}}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ModelInfo":
+        """Read the description back. ValueError if the PDE now has another normalization."""
         fields = data["network"]
         sequences = {k: tuple(fields[k]) for k in ("channel_mult", "attn_resolutions", "periodic")}
         info = cls(
@@ -68,13 +76,14 @@ class ModelInfo:
         )
         normalizer = info.pde().normalizer
         stored = (tuple(data["normalization"]["scale"]), tuple(data["normalization"]["shift"]))
-        if stored != (normalizer.scale, normalizer.shift):
-            raise ValueError(f"normalization {stored} differs from that of {info.env_id}, {(normalizer.scale, normalizer.shift)}")
+        expected = (normalizer.scale, normalizer.shift)
+        if stored != expected:
+            raise ValueError(f"normalization {stored} differs from the normalization {expected} of {info.env_id}")
         return info
 
 
 def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
-    """Hash of names, shapes and bits of a set of tensors, independent of their order."""
+    """Return a hash of the names, shapes, types and bits of tensors. Their order and memory layout do not change it."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         array = tensors[name].detach().cpu().numpy()
@@ -93,7 +102,10 @@ def save(
     config: dict[str, Any],
     meta: dict[str, Any],
 ) -> None:
-    """Write a checkpoint directory atomically. ``optimizer``: tensors and plain containers. None: left out."""
+    """Write a checkpoint directory atomically. Files of ``model`` or ``optimizer`` None are left out.
+
+    ``optimizer``: tensors and plain containers only.
+    """
     with staged_directory(path) as staging:
         hashes = {}
         for which, tensors, file in (("model", model, MODEL), ("ema", ema, EMA)):
@@ -109,13 +121,16 @@ def save(
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """A safetensors file. Written from memory: a full disk is then an OSError, which neither library's own writing gives."""
+    """Write a safetensors file from memory, so that a full disk raises OSError.
+
+    The writers of safetensors and torch raise other errors.
+    """
     whole = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     path.write_bytes(safetensors.torch.save(whole))
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file; CheckpointError if it is missing, cut short or not one."""
+    """Return the tensors of a safetensors file. CheckpointError if the file is missing, damaged or of another format."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -125,7 +140,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_meta(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
-    """What the checkpoint in directory ``path`` is."""
+    """Return the description of a checkpoint's model and the contents of its meta.json."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint directory")
     try:
@@ -141,7 +156,7 @@ def load_meta(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
 
 
 def load_weights(path: Path, which: str) -> dict[str, torch.Tensor]:
-    """The ``model`` or ``ema`` tensors of a checkpoint, checked against the hash in its meta.json."""
+    """Return the ``model`` or ``ema`` tensors of a checkpoint, checked against the hash in its meta.json."""
     _, meta = load_meta(path)
     file = path / {"model": MODEL, "ema": EMA}[which]
     tensors = load_tensors(file)
@@ -153,18 +168,20 @@ def load_weights(path: Path, which: str) -> dict[str, torch.Tensor]:
 
 
 def load_optimizer(path: Path) -> dict[str, Any]:
+    """Return the optimizer's state. CheckpointError if the file is missing, damaged or holds other objects."""
     try:
-        return torch.load(path / OPTIMIZER, weights_only=True)
+        state: dict[str, Any] = torch.load(path / OPTIMIZER, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path / OPTIMIZER}: no such file; this checkpoint cannot be resumed") from None
-    except pickle.UnpicklingError:  # torch's own message advises to load it unsafely
+    except pickle.UnpicklingError:  # torch's own message advises the user to load the file unsafely
         raise CheckpointError(f"{path / OPTIMIZER}: damaged, or holds more than tensors and plain containers; not read") from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"{path / OPTIMIZER}: damaged ({error})") from None
+    return state
 
 
 def load_denoiser(path: Path, which: str = "ema") -> tuple[ModelInfo, Denoiser]:
-    """The denoiser of a base checkpoint, in evaluation mode, float32."""
+    """Return a base checkpoint's description and its denoiser, in evaluation mode, float32."""
     info, _ = load_meta(path)
     denoiser = info.build()
     try:

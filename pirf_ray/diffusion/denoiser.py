@@ -9,10 +9,11 @@ from pirf_ray.diffusion.networks import NetworkConfig, UNet
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), in model units.
+    """Denoiser D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), in model units.
 
-    c_skip = sd^2/(s^2+sd^2), c_out = s sd/sqrt(s^2+sd^2), c_in = 1/sqrt(s^2+sd^2), c_noise = ln(s)/4, with
-    sd = sigma_data the standard deviation of the training data. Shapes: x (b, c, n, n), sigma (b,) or a number.
+    c_skip = sd^2/(s^2+sd^2), c_out = s sd/sqrt(s^2+sd^2), c_in = 1/sqrt(s^2+sd^2), c_noise = ln(s)/4.
+    s is sigma, sd = sigma_data is the standard deviation of the training data, F is the network.
+    Shapes: x (b, c, n, n), sigma (b,) or a number.
     """
 
     def __init__(self, config: NetworkConfig, sigma_data: float) -> None:
@@ -23,9 +24,10 @@ class Denoiser(nn.Module):
         self.sigma_data = float(sigma_data)
         self.network = UNet(config)
         self.truncate_levels: int | None = None
-        """Layer-wise truncation: cut the gradient at the inputs of this many top decoder levels; None cuts nothing."""
+        """Number of top decoder levels whose inputs cut the gradient (layer-wise truncation). None cuts nothing."""
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
+        """Return the denoised fields (b, c, n, n). ValueError if x has another shape than the network's."""
         if tuple(x.shape[1:]) != (self.config.channels, self.config.resolution, self.config.resolution):
             raise ValueError(
                 f"expected x (b, {self.config.channels}, {self.config.resolution}, {self.config.resolution}), got {tuple(x.shape)}"
@@ -37,13 +39,14 @@ class Denoiser(nn.Module):
 
     def _network(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
         if self.truncate_levels is None or not torch.is_grad_enabled():
-            return self.network(x, c_noise)
+            whole: torch.Tensor = self.network(x, c_noise)
+            return whole
         with torch.no_grad():
             trunk = self.network.trunk(x, c_noise, self.truncate_levels)
         return self.network.head(*trunk, self.truncate_levels)
 
     def load_network(self, tensors: dict[str, torch.Tensor]) -> "Denoiser":
-        """Load tensors by EDM's parameter names (all of them); ValueError names what is missing or does not fit."""
+        """Load every tensor of the network, by EDM's parameter names. ValueError names tensors that are missing or do not fit."""
         own = self.network.state_dict()
         missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
         wrong = [

@@ -1,4 +1,4 @@
-"""The model: everything that makes samples, in one handle. Whoever samples for a user samples through it."""
+"""The model: one handle for everything that makes samples. Every command samples through it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,64 +11,62 @@ from envs.denoising import DenoisingProcess
 from envs.pdes import PDE
 from pirf_ray.diffusion.checkpoints import ModelInfo
 from pirf_ray.diffusion.policy import Policy
-from pirf_ray.diffusion.sampling import (
-    Progress,
-    Sampler,
-    SamplerSettings,
-    advance,
-    finish,
-    noise_batches,
-)
+from pirf_ray.diffusion.sampling import Progress, Sampler, SamplerSettings, advance, finish, noise_batches
 
 BASE, TUNED, BASE_FINISHED = "base", "tuned", "base corrected"
-"""Groups of samples: the base model's, the model's own, and the base model's finished like the model's own."""
+"""Groups of samples: of the base model, of the tuned model, and of the base model with the tuned model's finisher."""
+MAKERS = {BASE: BASE, TUNED: TUNED, BASE_FINISHED: BASE}
+"""Model, base or tuned, that makes the samples of each group."""
 
 
 class Finisher(Protocol):
-    """Ends finished samples: a correction, a projection, a solver."""
+    """Last part of sampling: a correction, a projection or a solver of finished samples."""
 
     steps: int
-    """Steps that it takes, as recorded beside the samples."""
+    """Number of its steps, recorded beside the samples."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the finished samples of x (b, c, h, w), model units. No sample's result depends on another's."""
+        """Return the finished samples of x (b, c, h, w), model units. The result of a sample depends on this sample only."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Policy, sampler and finisher of one PDE: what a run, a checkpoint or a shipped model is, ready to sample."""
+    """Policy, sampler and finisher of one PDE, ready to sample.
+
+    ``pirf_ray.training.models.load_model`` makes it from a run, a checkpoint or a shipped model.
+    """
 
     info: ModelInfo
     """PDE, architecture and normalization."""
     policy: Policy
     """Base and tuned denoiser."""
     sampler: SamplerSettings
-    """The sampler's steps."""
+    """Steps of the sampler."""
     finisher: Finisher | None = None
-    """What ends each sample; None: samples stay as the sampler made them."""
+    """Finisher of the tuned model's samples. None: samples stay as the sampler made them."""
     own_sampler: Sampler | None = None
-    """What makes the model's own samples in place of the policy's steps, such as a guided sampler."""
+    """Sampler of the tuned model's samples in place of the policy's steps, such as a guided sampler."""
     operator: str = ""
-    """Residual operator that was rewarded; empty: the PDE's default."""
+    """Residual operator of the reward. Empty: the PDE's default operator."""
 
     @cached_property
     def pde(self) -> PDE:
-        """Return the PDE of the model's fields."""
+        """Return the PDE of the fields."""
         return self.info.pde()
 
     @property
     def rewarded_operator(self) -> str:
-        """Return the operator that was rewarded, or would be by default."""
+        """Return the residual operator of the reward, by default the PDE's default operator."""
         return self.operator or self.pde.default_operator
 
     @property
     def process(self) -> DenoisingProcess:
-        """Return the denoising process of the sampler's steps."""
+        """Return the denoising process with the sampler's steps."""
         return self.sampler.process()
 
     def to(self, device: torch.device | str) -> "Model":
-        """Move the weights to a device."""
+        """Move the weights to a device and return the model."""
         self.policy.to(device)
         return self
 
@@ -83,10 +81,14 @@ class Model:
         batch: int = 64,
         progress: Progress = iter,
     ) -> dict[str, torch.Tensor]:
-        """Return fields (len(sample_ids), c, h, w), physical units, float32, of each group, all from the same noise.
+        """Return the fields (len(sample_ids), c, h, w) of each group, physical units, float32, on the CPU.
 
-        Sample i depends on seed, stream and i alone. ValueError for the group ``base corrected`` without a finisher.
+        All groups start from the same noise. The noise of sample i depends on seed, stream and i only. ValueError for an
+        unknown group, and for the group ``base corrected`` of a model without a finisher.
         """
+        unknown = [group for group in groups if group not in MAKERS]
+        if unknown:
+            raise ValueError(f"unknown group of samples {unknown[0]!r}; known: {', '.join(MAKERS)}")
         if self.finisher is None and BASE_FINISHED in groups:
             raise ValueError(f"{BASE_FINISHED} samples need a finisher")
         process = self.process
@@ -106,16 +108,15 @@ class Model:
         return {group: self.pde.normalizer.to_physical(torch.cat(parts).float()) for group, parts in made.items()}
 
     def _batch(self, process: DenoisingProcess, noise: torch.Tensor, groups: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the samples of each group, model units; the steps that base and policy share are made once."""
-        policy = self.policy
+        """Return the samples of each group, model units. Steps that groups share are made once."""
+        policy, own, makers = self.policy, self.own_sampler, {MAKERS[group] for group in groups}
+        finisher = self.finisher or (lambda x: x)
         start = process.initial(noise)
-        if self.own_sampler is None or set(groups) != {TUNED}:
+        if own is None or BASE in makers:
             start = advance(process, policy.base_from, start, policy.switch_step(process))
         made: dict[str, torch.Tensor] = {}
-        for group in groups:
-            if group == TUNED and self.own_sampler is not None:
-                x = self.own_sampler(process, noise)
-            else:
-                x = finish(process, policy.denoisers(process) if group == TUNED else policy.base_from, start)
-            made[group] = x if self.finisher is None or group == BASE else self.finisher(x)
-        return made
+        if BASE in makers:
+            made[BASE] = finish(process, policy.base_from, start)
+        if TUNED in makers:
+            made[TUNED] = own(process, noise) if own else finish(process, policy.denoisers(process), start)
+        return {group: made[BASE] if group == BASE else finisher(made[MAKERS[group]]) for group in groups}

@@ -1,8 +1,8 @@
-"""DDPM++ U-Net (Song et al. 2021, arXiv 2011.13456) as EDM configures it (Karras et al. 2022, arXiv 2206.00364).
+"""The DDPM++ U-Net (Song et al. 2021, arXiv 2011.13456) as EDM configures it (Karras et al. 2022, arXiv 2206.00364).
 
-Parameter names follow EDM's published checkpoints (``enc.32x32_conv.weight``, ``dec.32x32_block0.conv0.weight``), so that
-such a base model can be loaded. The forward pass is split at a decoder level into ``trunk`` and ``head``: layer-wise
-truncation cuts the gradient there (pirf_ray.learning.parameters.layers).
+Parameter names are the names in EDM's published checkpoints, such as ``enc.32x32_conv.weight`` and
+``dec.32x32_block0.conv0.weight``. So these checkpoints can be loaded. The forward pass is split at a decoder level into
+``trunk`` and ``head``. Layer-wise truncation cuts the gradient there (pirf_ray.learning.parameters.layers).
 """
 
 import math
@@ -19,7 +19,7 @@ SKIP_SCALE = 0.5**0.5
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Architecture of the U-Net. The defaults are the small preset's."""
+    """Architecture of the U-Net."""
 
     resolution: int = 32
     """Rows and columns of the fields."""
@@ -28,15 +28,15 @@ class NetworkConfig:
     model_channels: int = 32
     """Width of the highest-resolution level."""
     channel_mult: tuple[int, ...] = (1, 2, 2)
-    """Width of each level over model_channels, highest resolution first."""
+    """Width of each level in units of model_channels, highest resolution first."""
     num_blocks: int = 2
-    """Residual blocks a level (one more in the decoder)."""
+    """Residual blocks per level. The decoder has one more per level."""
     attn_resolutions: tuple[int, ...] = ()
-    """Resolutions with self-attention; the first block of the bottleneck always has it."""
+    """Resolutions with self-attention. The first block of the bottleneck always has self-attention."""
     dropout: float = 0.0
-    """Dropout while pretraining. Never active in fine-tuning, rollouts and evaluation."""
+    """Dropout rate of pretraining. Fine-tuning, rollouts and evaluation have no dropout."""
     periodic: tuple[bool, bool] = (False, False)
-    """Convolutions wrap around rows, columns. EDM's own checkpoints have (False, False): zero padding."""
+    """Whether convolutions wrap around (rows, columns). False is zero padding, as in EDM's own checkpoints."""
 
     def __post_init__(self) -> None:
         levels = len(self.channel_mult)
@@ -55,7 +55,7 @@ class NetworkConfig:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Resolution of each level, highest first."""
+        """Return the resolution of each level, highest first."""
         return tuple(self.resolution >> level for level in range(len(self.channel_mult)))
 
 
@@ -65,7 +65,7 @@ def _initialize(weight: torch.Tensor, fan_in: int, fan_out: int, scale: float) -
 
 
 class Linear(nn.Linear):
-    """Xavier-uniform linear layer, zero bias."""
+    """Linear layer with Xavier-uniform weights and zero bias at the start."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
@@ -74,17 +74,18 @@ class Linear(nn.Linear):
 
 
 class PeriodicPad(torch.autograd.Function):
-    """Wrap p columns, or p rows, or both, around (b, c, h, w); the other axis is left alone.
+    """Periodic padding of fields (b, c, h, w) by p rows, p columns or both.
 
-    One copy where concatenation makes two, and channels-last stays so: measured on a CPU, a fifth of its time.
+    It makes one copy, where concatenation makes two, and keeps a channels-last layout.
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, p: int, periodic: tuple[bool, bool]) -> torch.Tensor:
+        """Return the padded fields (b, c, h + 2p, w + 2p); an axis that is not periodic keeps its size."""
         ctx.p, ctx.periodic = p, periodic
         rows, columns = (p if wrapped else 0 for wrapped in periodic)
         b, c, h, w = x.shape
-        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()  # one channel is both
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()  # one channel has both layouts
         memory = torch.channels_last if last else torch.contiguous_format
         out = torch.empty((b, c, h + 2 * rows, w + 2 * columns), dtype=x.dtype, device=x.device, memory_format=memory)
         out[:, :, rows : rows + h, columns : columns + w] = x
@@ -96,6 +97,7 @@ class PeriodicPad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Return the gradient (b, c, h, w), each wrapped row and column added to its origin."""
         p, (rows, columns) = ctx.p, ctx.periodic
         g = gradient.clone()
         if rows:
@@ -110,7 +112,7 @@ class PeriodicPad(torch.autograd.Function):
 
 
 class Conv(nn.Module):
-    """3x3 or 1x1 convolution, optionally after box up- or down-sampling; each axis zero-padded or periodic."""
+    """3x3 or 1x1 convolution, optionally after box up- or down-sampling. Each axis is zero-padded or periodic."""
 
     def __init__(
         self, cin: int, cout: int, kernel: int, periodic: tuple[bool, bool], *, resample: str | None = None, scale: float = 1.0
@@ -124,24 +126,26 @@ class Conv(nn.Module):
         self.resample = resample
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the fields (b, cout, h', w') of x (b, cin, h, w)."""
         if self.resample == "down":
             x = F.avg_pool2d(x, 2)
         elif self.resample == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
         p, (rows, columns) = self.padding, self.periodic
         if p and (rows or columns):
-            x = PeriodicPad.apply(x, p, self.periodic)
+            x = PeriodicPad.apply(x, p, self.periodic)  # type: ignore[no-untyped-call]
         return F.conv2d(x, self.weight, self.bias, padding=(0 if rows else p, 0 if columns else p))
 
 
 class GroupNorm(nn.GroupNorm):
     """Group normalization whose weights can learn on a frozen input.
 
-    Where the input needs no gradient, torch's CPU backward pass of channels-last fields (2.13) writes through a null pointer:
-    the gradient is asked for all the same.
+    For a channels-last input that needs no gradient, torch's CPU backward pass (2.13) writes through a null pointer. So the
+    gradient of the input is always asked for.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized x (b, c, h, w)."""
         learning = self.weight.requires_grad or self.bias.requires_grad
         if learning and torch.is_grad_enabled() and not x.requires_grad:
             x = x.detach().requires_grad_(True)
@@ -149,11 +153,12 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int) -> GroupNorm:
+    """Return EDM's group normalization, with gcd(min(32, channels // 4), channels) groups."""
     return GroupNorm(math.gcd(min(32, channels // 4), channels), channels, eps=1e-6)
 
 
 class Block(nn.Module):
-    """Residual block: norm, SiLU, conv, + embedding, norm, SiLU, dropout, conv, skip; then optional self-attention."""
+    """Residual block: norm, SiLU, conv, + embedding, norm, SiLU, dropout, conv, + skip, then optional self-attention."""
 
     def __init__(
         self, cin: int, cout: int, emb: int, config: NetworkConfig, *, resample: str | None = None, attention: bool = False
@@ -175,6 +180,7 @@ class Block(nn.Module):
             self.proj = Conv(cout, cout, 1, periodic, scale=1e-5)
 
     def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        """Return the features (b, cout, h', w') of x (b, cin, h, w) and the embedding (b, e)."""
         h = self.conv0(F.silu(self.norm0(x)))
         h = h + self.affine(emb)[:, :, None, None]
         h = self.conv1(self.dropout(F.silu(self.norm1(h))))
@@ -183,15 +189,16 @@ class Block(nn.Module):
 
     def _attend(self, x: torch.Tensor) -> torch.Tensor:
         b, c, height, width = x.shape
-        # EDM interleaves q, k, v: output channel 3 i + j of qkv is channel i of the j-th.
+        # EDM interleaves q, k and v: output channel 3 i of qkv is channel i of q, 3 i + 1 of k, 3 i + 2 of v.
         q, k, v = self.qkv(self.norm2(x)).reshape(b, c, 3, height * width).unbind(2)
         weights = torch.softmax(torch.einsum("bci,bcj->bij", q, k) / math.sqrt(c), dim=-1)
         attended = torch.einsum("bij,bcj->bci", weights, v).reshape(b, c, height, width)
-        return (x + self.proj(attended)) * SKIP_SCALE
+        projected: torch.Tensor = self.proj(attended)
+        return (x + projected) * SKIP_SCALE
 
 
 class UNet(nn.Module):
-    """F(x; c_noise): (b, c, n, n), (b,) -> (b, c, n, n)."""
+    """Network F(x; c_noise): (b, c, n, n), (b,) -> (b, c, n, n)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -244,7 +251,7 @@ class UNet(nn.Module):
         self.dec[f"{name}_aux_conv"] = Conv(channels, config.channels, 3, config.periodic, scale=1e-5)
 
     def embed(self, c_noise: torch.Tensor) -> torch.Tensor:
-        """Positional embedding of c_noise (b,), sine first, then two SiLU layers: (b, 4 model_channels)."""
+        """Return the embedding (b, 4 model_channels) of c_noise (b,): sines, then cosines, through two SiLU layers."""
         half = self.config.model_channels // 2
         exponent = torch.arange(half, dtype=c_noise.dtype, device=c_noise.device) / (half - 1)
         angle = c_noise[:, None] * (1 / 10000) ** exponent
@@ -252,7 +259,7 @@ class UNet(nn.Module):
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def _decoder_blocks(self, levels: range) -> Iterator[Block]:
-        """Decoder blocks of the given levels, in the order of the forward pass."""
+        """Yield the decoder blocks of the given levels, in the order of the forward pass."""
         for level in reversed(levels):
             prefix = f"{self.config.resolutions[level]}x{self.config.resolutions[level]}_"
             yield from (b for name, b in self.dec.items() if name.startswith(prefix) and isinstance(b, Block))
@@ -267,7 +274,7 @@ class UNet(nn.Module):
     def trunk(
         self, x: torch.Tensor, c_noise: torch.Tensor, head_levels: int
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-        """Everything below the top ``head_levels`` decoder levels: (features, skips, embedding) for ``head``."""
+        """Return (features, skips, embedding) at the inputs of the top ``head_levels`` decoder levels."""
         emb = self.embed(c_noise)
         skips: list[torch.Tensor] = []
         for module in self.enc.values():
@@ -277,10 +284,12 @@ class UNet(nn.Module):
         return x, skips, emb
 
     def head(self, x: torch.Tensor, skips: list[torch.Tensor], emb: torch.Tensor, head_levels: int) -> torch.Tensor:
-        """The top ``head_levels`` decoder levels and the output layer."""
+        """Return the output (b, c, n, n) of the top ``head_levels`` decoder levels and the output layer."""
         x = self._run_decoder(range(head_levels), x, list(skips), emb)
         name = f"{self.config.resolution}x{self.config.resolution}_aux"
-        return self.dec[f"{name}_conv"](F.silu(self.dec[f"{name}_norm"](x)))
+        out: torch.Tensor = self.dec[f"{name}_conv"](F.silu(self.dec[f"{name}_norm"](x)))
+        return out
 
     def forward(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
+        """Return F(x; c_noise)."""
         return self.head(*self.trunk(x, c_noise, 1), 1)

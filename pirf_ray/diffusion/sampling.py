@@ -1,4 +1,4 @@
-"""Sampling by the process's pure steps: the caller owns ``no_grad``. No files, no Ray."""
+"""Sampling by the pure steps of the denoising process. The caller owns ``no_grad``. No files, no Ray."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,45 +12,46 @@ from envs.numerics import seeding
 from pirf_ray.diffusion.policy import Policy
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
-"""D(x; sigma)."""
+"""Function D(x; sigma)."""
 DenoiserFrom = Callable[[float], Denoise]
-"""The denoiser of the step that starts at the given sigma."""
+"""Function from the sigma at which a step starts to the denoiser of this step."""
 Progress = Callable[[Iterable[range]], Iterable[range]]
-"""Wraps the ranges of samples that are made one after another, to show how many are done."""
+"""Function that yields the given ranges of samples again and shows how many samples are made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
-    """The sampler's steps."""
+    """Steps of the sampler."""
 
     num_steps: int = 20
-    """N, steps of the sampler. Heun spends 2N-1 network evaluations."""
+    """N, the number of the sampler's steps. Heun needs 2N-1 network evaluations, Euler N."""
     solver: Solver = "heun"
-    """Order of the sampler's steps: heun (2) or euler (1)."""
+    """Solver of the sampler's steps: heun (order 2) or euler (order 1)."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "num_steps")
 
     def process(self) -> DenoisingProcess:
-        """Return the denoising process of these steps."""
+        """Return the denoising process with these steps."""
         return DenoisingProcess(self.num_steps, self.solver)
 
 
 class Sampler(Protocol):
-    """Makes samples of noise."""
+    """Function from noise to samples."""
 
     def __call__(self, process: DenoisingProcess, noise: torch.Tensor) -> torch.Tensor:
-        """Return samples x_0 (b, c, h, w) of standard normal noise (b, c, h, w), model units. Called without gradient."""
+        """Return the samples x_0 (b, c, h, w) of standard normal noise (b, c, h, w), model units. The caller disables gradients."""
         ...
 
 
 class PolicySampler:
-    """The process's steps with a policy's denoisers."""
+    """Sampler that makes the steps of the process with the denoisers of a policy."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
     def __call__(self, process: DenoisingProcess, noise: torch.Tensor) -> torch.Tensor:
+        """Return the samples x_0 (b, c, h, w) of standard normal noise, model units."""
         return finish(process, self.policy.denoisers(process), process.initial(noise))
 
 
@@ -64,7 +65,7 @@ def advance(process: DenoisingProcess, denoiser_from: DenoiserFrom, state: State
 
 
 def finish(process: DenoisingProcess, denoiser_from: DenoiserFrom, state: State) -> torch.Tensor:
-    """Return the sample x_0 (b, c, h, w) from any state."""
+    """Return the samples x_0 (b, c, h, w) that follow from any state."""
     return advance(process, denoiser_from, state, process.num_steps).x
 
 
@@ -78,6 +79,9 @@ def noise_batches(
     device: torch.device,
     progress: Progress,
 ) -> Iterable[torch.Tensor]:
-    """Yield standard normal noise (b, c, h, w) of the named samples, ``batch`` at a time; a sample's noise depends on its id alone."""
+    """Yield standard normal noise (b, c, h, w), float32, for ``batch`` samples at a time.
+
+    The noise of a sample depends on seed, stream and its id only.
+    """
     for ids in progress(list(seeding.chunks(len(sample_ids), batch))):
         yield seeding.normal(seed, stream, [sample_ids[i] for i in ids], shape).float().to(device)

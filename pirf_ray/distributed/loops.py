@@ -16,7 +16,7 @@ from pirf_ray.training.runs import RunDirectory
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """Continue the run in ``settings["run"]`` to its end. After a restart it goes on from the run's newest checkpoint.
+    """Continue the run in ``settings["run"]`` to its end, after a restart from its newest checkpoint.
 
     ``settings``: run (directory), actors (handles that the driver made). The run directory, not Ray, keeps the
     checkpoints: they are there the moment they are written, and a resumed run needs no Ray state.

@@ -23,7 +23,7 @@ STOP_FILE = ".stop"
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob:
-    """A training as its workers are told of it. Paths are absolute: Ray's workers run in a session folder."""
+    """Everything that a training's workers must know. Paths are absolute: Ray's workers run in a session folder."""
 
     env_id: str
     parameters: dict[str, float]
@@ -36,15 +36,16 @@ class PretrainJob:
 
     @property
     def out(self) -> Path:
+        """Return the directory of the training."""
         return self.checkpoint.parent
 
     @property
     def stop_file(self) -> Path:
-        """Asks the workers to end after their update, with a checkpoint."""
+        """Return the file that asks the workers to end after their update, with a checkpoint."""
         return self.out / STOP_FILE
 
     def trainer(self, communicator: Communicator, device: torch.device) -> Pretrainer:
-        """This rank's, gone on from the checkpoint if there is one: also after the loss of a worker."""
+        """Return this rank's trainer, continued from the checkpoint if there is one, also after the loss of a worker."""
         pde = make_pde(self.env_id, self.settings.network.resolution, **self.parameters)
         data = FieldFile(self.data, pde)
         trainer = Pretrainer(self.settings, pde, data, device, communicator=communicator, compiled=self.compiled)
@@ -53,7 +54,7 @@ class PretrainJob:
 
 
 def pretrain_loop(settings: dict[str, Any]) -> None:
-    """What each worker runs; ``settings``: job. A non-finite loss ends it with a record, since a restart would repeat it."""
+    """Train in one worker; ``settings``: job. A non-finite loss ends it with a record, since a restart would repeat it."""
     logging.basicConfig(level=logging.WARNING)
     job: PretrainJob = settings["job"]
     torch.set_num_threads(job.workers.threads)

@@ -35,7 +35,7 @@ class ActorSource:
         self.actors_lost = 0
 
     def publish(self, version: int, weights: dict[str, torch.Tensor]) -> None:
-        """Make version ``version`` available, and let the actors begin what it allows: learning goes on beside them."""
+        """Make version ``version`` available, and let the actors begin what it allows. Learning continues beside them."""
         if not self.fixed:
             self._messages[version] = ray.put(WeightMessage.pack(version, weights))
             oldest = version - self.staleness
@@ -68,7 +68,7 @@ class ActorSource:
         self._collect(timeout=0)
 
     def _prioritize(self, missing: list[int]) -> None:
-        """Chunks that the learner waits for go first."""
+        """Put the chunks that the learner waits for first."""
         waiting = [chunk for chunk in missing if chunk in self._queue]
         rest = [chunk for chunk in self._queue if chunk not in waiting]
         self._queue = deque([*waiting, *rest])
@@ -81,7 +81,7 @@ class ActorSource:
             self._running[actor.make.remote(chunk, version, self._messages[version])] = (actor, chunk)
 
     def _collect(self, timeout: float) -> bool:
-        """Take in what has arrived, waiting at most ``timeout`` s for one; refill the actors first thing. True if a chunk came."""
+        """Take in what has arrived, waiting at most ``timeout`` s; refill the actors first. Return whether a chunk came."""
         self._dispatch()
         refs = [*self._running, *self._probes]
         if not refs:
@@ -112,7 +112,7 @@ class ActorSource:
         return True
 
     def _answer(self, ref: ray.ObjectRef) -> None:
-        """A restarted actor answers: give it work again. One that fails again is asked again, Ray restarting it meanwhile."""
+        """Give a restarted actor that answers work again. Ask an actor that fails again once more; Ray restarts it meanwhile."""
         actor = self._probes.pop(ref)
         try:
             ray.get(ref)

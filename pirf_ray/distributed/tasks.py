@@ -1,4 +1,4 @@
-"""Chains of jobs as Ray tasks: as many at once as the cluster has room for."""
+"""Chains of jobs as Ray tasks, as many at once as the cluster has room for."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -11,7 +11,7 @@ from pirf_ray.distributed import cluster
 JobChain = Generator[Any, Any, None]
 MOST_AT_ONCE = 1024
 RETRIES = 3
-"""Times a job is begun again whose worker died."""
+"""Times that a job is started again after its worker died."""
 
 
 def run_chains(
@@ -25,8 +25,8 @@ def run_chains(
 ) -> None:
     """Drive every chain to its end: each job that it yields is run, and it is sent the result.
 
-    A chain that has begun goes on before another begins, so that what is finished is finished whole. An error in a job is
-    raised here; the results before it have been sent. Ray must be connected.
+    A chain that has begun continues before another begins, so that finished chains are whole. An error in a job is raised
+    here; the results before it have been sent. Ray must be connected.
     """
     slots = room(cpus, gpus, cluster.node_resources())
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(run)

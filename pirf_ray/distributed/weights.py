@@ -9,7 +9,7 @@ from pirf_ray.diffusion.checkpoints import fingerprint
 
 
 class WeightMismatch(RuntimeError):
-    """Weights that arrived damaged, or are not the ones that were asked for."""
+    """The error of weights that arrived damaged, or with another version than asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,12 @@ class WeightMessage:
 
     @classmethod
     def pack(cls, version: int, tensors: dict[str, torch.Tensor]) -> "WeightMessage":
+        """Return the message of a version's tensors."""
         arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
         return cls(version=version, checksum=fingerprint(tensors), arrays=arrays)
 
     def unpack(self, expected_version: int) -> dict[str, torch.Tensor]:
-        """Tensors, copied (what Ray fetches is read-only). WeightMismatch on another version or a wrong checksum."""
+        """Return the tensors, copied, since arrays from Ray are read-only. WeightMismatch on another version or a wrong checksum."""
         if self.version != expected_version:
             raise WeightMismatch(f"got weights of version {self.version}, expected {expected_version}")
         tensors = {name: torch.from_numpy(array.copy()) for name, array in self.arrays.items()}

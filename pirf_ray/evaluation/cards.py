@@ -1,4 +1,4 @@
-"""Model cards: what a base model was trained on and how good it is, measured."""
+"""Model cards: the training data and the measured quality of a base model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,9 @@ from pirf_ray.evaluation.models import evaluate_model
 from pirf_ray.metrics.results import EvaluationResult
 
 CARD_STEPS = (10, 20, 40)
+"""Numbers of sampler steps that a card measures."""
 CARD_SEED = 1000
+"""Seed of the evaluations of a card."""
 
 
 def measure_card(
@@ -25,7 +27,10 @@ def measure_card(
     progress: Callable[[str], Progress],
     device: str,
 ) -> dict[int, EvaluationResult]:
-    """Evaluate a base model at each number of sampler steps of its card. ``progress``: of a label."""
+    """Return an evaluation of a base model for each number of sampler steps.
+
+    ``progress`` returns the progress to show under a label.
+    """
     policy = Policy(denoiser).to(device)
     return {
         steps: evaluate_model(
@@ -49,7 +54,7 @@ def write_card(
     *,
     command: str,
 ) -> None:
-    """Write CARD.md beside the weights. ``results``: an evaluation for each number of sampler steps."""
+    """Write a model card. ``results`` holds an evaluation for each number of sampler steps."""
     parameters = sum(p.numel() for p in info.build().parameters())
     first = next(iter(results.values()))
     operator, unrewarded = first.default_operator, first.unrewarded_operator
@@ -78,18 +83,16 @@ def write_card(
 
 
 def _origin(info: ModelInfo, meta: dict[str, Any]) -> list[str]:
-    """Parameters of the PDE, and the model that the training began with."""
+    """Return lines about the parameters of the PDE and the models from which the training started."""
     lines = []
     if info.parameters:
         lines.append(f"- Parameters of the PDE: {', '.join(f'{name} = {value:g}' for name, value in info.parameters.items())}")
-    init, images = meta.get("init"), [meta["images"]]
+    init, images, began = meta.get("init"), [meta["images"]], "Began"
     while init:
         seen = f", which had seen {init['images']:,} images" if init["images"] is not None else ""
-        lines.append(
-            f"- {'Began' if len(images) == 1 else 'That one began'} with the {init['env_id']} model `{init['weights']}`{seen}"
-        )
+        lines.append(f"- {began} with the {init['env_id']} model `{init['weights']}`{seen}")
         images.append(init["images"])
-        init = init.get("init")
+        init, began = init.get("init"), f"Model `{init['weights']}` began"
     if len(images) > 1 and None not in images:
         lines.append(f"- Images shown in all: {sum(images):,}")
     return lines

@@ -1,7 +1,8 @@
-"""The frontier of weight interpolation: samples of theta_0 + alpha (theta - theta_0), theta_0 the base and theta a run's weights.
+"""The frontier of weight interpolation (Wortsman et al. 2022, arXiv 2109.01903): residual against fidelity without training.
 
-alpha = 0 is the base model, 1 the run's, between and beyond lie residual and fidelity traded against each other without any
-training (Wortsman et al. 2022, arXiv 2109.01903). The samples are not corrected: it is the weights that are looked at.
+    theta(alpha) = theta_0 + alpha (theta - theta_0),  theta_0 the weights of the base model, theta the weights of a run
+
+alpha = 0 is the base model, alpha = 1 the run's model. The samples are not corrected, so only the weights differ.
 """
 
 import math
@@ -21,11 +22,11 @@ from pirf_ray.metrics.evaluation import evaluate_sets
 from pirf_ray.metrics.results import EvaluationResult, SetMetrics
 
 MOST = 101
-"""Alphas at most: more is a mistyped step."""
+"""Largest number of alphas. A larger number is taken for a mistyped step."""
 
 
 def parse_alphas(text: str) -> list[float]:
-    """Return the alphas of ``start:stop:step``, stop included. ValueError names the flag."""
+    """Return the alphas of ``start:stop:step`` with stop, and 0 if it is missing. ValueError names the flag."""
     try:
         start, stop, step = (float(part) for part in text.split(":"))
     except ValueError:
@@ -36,11 +37,11 @@ def parse_alphas(text: str) -> list[float]:
     if count > MOST:
         raise ValueError(f"--interpolate {text} is {count} values, at most {MOST} are allowed")
     alphas = [round(start + i * step, 10) for i in range(count)]
-    return alphas if 0.0 in alphas else [0.0, *alphas]  # what everything is compared with
+    return alphas if 0.0 in alphas else [0.0, *alphas]  # every alpha is compared with 0
 
 
 def between(base: dict[str, torch.Tensor], tuned: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
-    """Return theta_0 + alpha (theta - theta_0) of each tensor; the very bits of the ends at 0 and 1."""
+    """Return theta_0 + alpha (theta - theta_0) of each tensor. alpha 0 and 1 give the same bits as ``base`` and ``tuned``."""
     if alpha in (0.0, 1.0):
         return tuned if alpha else base
     return {name: base[name] + alpha * (tuned[name] - base[name]) for name in tuned}
@@ -50,9 +51,9 @@ def between(base: dict[str, torch.Tensor], tuned: dict[str, torch.Tensor], alpha
 def sample_alphas(
     model: Model, alphas: Sequence[float], *, samples: int, seed: int, batch: int, progress: Progress
 ) -> dict[float, torch.Tensor]:
-    """Return fields (samples, c, h, w), physical units, of each alpha from the same noise.
+    """Return the fields (samples, c, h, w) of each alpha, physical units, all from the same noise.
 
-    The steps of the base model are made once. The model's tuned weights are the run's, before and after.
+    The steps of the base model are made once. The model has the run's weights again when the function returns.
     """
     policy, process, pde = model.policy, model.process, model.pde
     own = dict(policy.tuned.network.named_parameters())
@@ -80,19 +81,21 @@ def sample_alphas(
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """Metrics and drift of each alpha, and the best alpha inside the limits (None if none is inside)."""
+    """Metrics and drift of each alpha, and the best alpha."""
 
     result: EvaluationResult
-    """Metrics; the sets are named by their alphas."""
+    """Metrics of sets that are named by their alphas."""
     drifts: dict[float, Drift]
+    """Drift of each alpha."""
     best: float | None
+    """Alpha with the lowest residual inside the guard's limits. None if no alpha is inside."""
 
     def metrics(self, alpha: float) -> SetMetrics:
         """Return the metrics of one alpha."""
         return self.result[str(alpha)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as ``evaluate --interpolate --out`` writes it."""
+        """Return the frontier as ``evaluate --interpolate --out`` writes it."""
         alphas = set(map(str, self.drifts))
         points = [
             {"alpha": alpha, "drift": vars(drift), "metrics": self.metrics(alpha).to_json()}
@@ -103,7 +106,7 @@ class Frontier:
 
 
 def best_alpha(residuals: dict[float, float], inside: dict[float, bool]) -> float | None:
-    """Return the alpha of the lowest residual among the alphas inside; None if none is inside."""
+    """Return the alpha with the lowest finite residual among the alphas inside. None if there is no such alpha."""
     allowed = [alpha for alpha, yes in inside.items() if yes and math.isfinite(residuals[alpha])]
     return min(allowed, key=lambda alpha: residuals[alpha]) if allowed else None
 
@@ -120,7 +123,7 @@ def interpolate(
     batch: int,
     progress: Progress,
 ) -> Frontier:
-    """Sample each alpha (0 among them), measure, and find the best inside the limits."""
+    """Return the frontier of the alphas, which must contain 0."""
     pde, rewarded = model.pde, model.rewarded_operator
     truth = held_out(pde, count=real + samples, seed=seed, data=data)
     sets = sample_alphas(model, alphas, samples=samples, seed=seed, batch=batch, progress=progress)
@@ -135,7 +138,7 @@ def interpolate(
 
 
 def frontier_table(frontier: Frontier) -> Table:
-    """Return a table with one row per alpha; the best one is marked."""
+    """Return a table with one row per alpha. The best alpha is marked."""
     result = frontier.result
     rewarded, unrewarded = result.rewarded_operator, result.unrewarded_operator
     table = Table(title=f"{result.env_id}: theta_0 + alpha (theta - theta_0), {result.num_samples} samples, no corrections")
@@ -162,7 +165,7 @@ def frontier_table(frontier: Frontier) -> Table:
 
 
 def draw_frontier(path: Path, frontier: Frontier, limits: DriftLimits) -> None:
-    """Plot residual against energy distance over the base model's, one point per alpha."""
+    """Plot residual against energy distance, divided by the base model's, with one point per alpha."""
     from matplotlib.figure import Figure
 
     from pirf_ray.evaluation.pages import save

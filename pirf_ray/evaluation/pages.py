@@ -1,4 +1,4 @@
-"""Reports: tables that Markdown and HTML both print, pictures, self-contained HTML pages without script."""
+"""Parts of reports: tables in Markdown and HTML, plots, self-contained HTML pages without scripts."""
 
 import base64
 from dataclasses import dataclass
@@ -34,25 +34,31 @@ PAGE = """<!DOCTYPE html>
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells of text; ``bold`` holds (row, column) pairs."""
+    """Table of text cells."""
 
     title: str
+    """Caption of the table."""
     columns: list[str]
+    """Names of the columns."""
     rows: list[list[str]]
+    """Cells of each row."""
     bold: frozenset[tuple[int, int]] = frozenset()
+    """Bold cells, as (row, column)."""
 
 
 def write_page(path: Path, title: str, parts: list[str]) -> None:
-    """Write the page of these pieces of HTML; it appears, or replaces an older one, only when complete."""
+    """Write the HTML page of the parts. It appears, or replaces an older page, only when it is complete."""
     with staged_file(path) as partial:
         partial.write_text(PAGE.format(title=escape(title), style=STYLE, body="\n".join(parts)), encoding="utf-8")
 
 
 def paragraph(text: str) -> str:
+    """Return an HTML paragraph of plain text."""
     return f"<p>{escape(text)}</p>"
 
 
 def html_table(table: Table) -> str:
+    """Return a table in HTML."""
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     rows = []
     for i, row in enumerate(table.rows):
@@ -63,13 +69,15 @@ def html_table(table: Table) -> str:
     return f'<div class="wide"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
-def picture(caption: str, file: Path) -> str:
+def plot(caption: str, file: Path) -> str:
+    """Return an HTML figure that holds a PNG file's bytes."""
     data = base64.b64encode(file.read_bytes()).decode("ascii")
     text = escape(caption)
     return f'<figure><img alt="{escape(caption, quote=True)}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
 def markdown_table(table: Table) -> str:
+    """Return a table in Markdown, without its title."""
     lines = [table.columns, ["---"] * len(table.columns)]
     for i, row in enumerate(table.rows):
         lines.append([f"**{_plain(c)}**" if (i, j) in table.bold else _plain(c) for j, c in enumerate(row)])
@@ -77,7 +85,7 @@ def markdown_table(table: Table) -> str:
 
 
 def rich_table(table: Table) -> RichTable:
-    """For the terminal."""
+    """Return a table for the terminal."""
     made = RichTable(title=table.title)
     for i, column in enumerate(table.columns):
         made.add_column(column, justify="right" if i else "left")
@@ -91,6 +99,6 @@ def _plain(cell: str) -> str:
 
 
 def save(figure: Figure, path: Path, *, dpi: float = 110) -> None:
-    """The PNG appears, or replaces an older one, only when complete."""
+    """Write a PNG. It appears, or replaces an older file, only when it is complete."""
     with staged_file(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi)

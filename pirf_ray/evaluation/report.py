@@ -1,4 +1,4 @@
-"""The report of a run as one picture: residual and fidelity against updates, fields and residual maps, spectra, histogram."""
+"""The report of a run as one plot: residual and fidelity against updates, fields, residual maps, spectra, histogram."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,29 +22,34 @@ from pirf_ray.metrics.results import EvaluationResult, SetMetrics
 from pirf_ray.training.records import UpdateRecord
 
 COLORS = {"base": "#0072B2", "tuned": "#D55E00", "data": "#000000", "guard": "#009E73", "limit": "#999999"}
-"""Okabe & Ito 2008: told apart with every kind of colour vision. Line styles differ too."""
+"""Colours that every kind of colour vision distinguishes (Okabe & Ito 2008). Line styles differ too."""
 STYLES = {"base": "-", "tuned": "-", "data": "--"}
 LABELS = {"base": "base", "tuned": "tuned", "data": "real data"}
 SETS = ("base", "tuned", "data")
 PAIRS = 4
+"""Number of noise samples whose fields are shown."""
 DECADES = 4
-"""Most decades of a residual map's colours."""
+"""Largest number of decades of a residual map's colours."""
 History = Sequence[UpdateRecord]
+"""Records of a run's updates."""
 Number = Callable[[UpdateRecord], float | None]
-"""A number of a record; None if the record does not have it."""
+"""Function from a record to a number. None if the record does not have the number."""
 Samples = Mapping[str, np.ndarray]
+"""Fields (n, c, h, w) by set, physical units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardPanel:
-    """One statistic of the guard's drift against updates."""
+    """Panel of one statistic of the guard's drift against updates."""
 
     title: str
+    """Title of the panel."""
     value: Callable[[Drift], float]
+    """Function from a drift to the statistic."""
     of_base: float
     """Value of the base model."""
     bounds: Callable[[DriftLimits], tuple[float, ...]]
-    """Limits on the value."""
+    """Function from the guard's limits to the limits of the statistic."""
 
 
 GUARD_PANELS = (
@@ -70,10 +75,9 @@ GUARD_PANELS = (
 
 
 def draw_report(path: Path, *, pde: PDE, history: History, result: EvaluationResult, samples: Samples) -> None:
-    """Draw report.png.
+    """Draw report.png from a run's records, its evaluation and its samples.
 
-    ``history``: a run's records. ``result``: its evaluation. ``samples``: arrays (n, c, h, w), physical units, of base, tuned
-    and data; base[i] and tuned[i] are from the same noise.
+    ``samples`` holds the sets base, tuned and data. base[i] and tuned[i] must be from the same noise.
     """
     missing = [name for name in SETS if name not in samples or len(samples[name]) == 0]
     if missing:
@@ -91,7 +95,7 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: EvaluationRes
 
 
 def _headline(pde: PDE, result: EvaluationResult, operator: str) -> str:
-    """Return the equation, and base -> tuned (real data) of the metrics that matter most."""
+    """Return the equation and the main metrics, as base -> tuned (real data)."""
     shown: dict[str, Callable[[SetMetrics], float]] = {
         f"residual ({operator})": lambda m: m.residuals[operator].mean,
         "re-solve error": lambda m: m.resolve.median,
@@ -119,26 +123,29 @@ def _draw_residual_history(axes: Axes, history: History, result: EvaluationResul
         axes.plot(updates, values, color=COLORS["tuned"], label=f"training batch, {statistic}", **style)  # type: ignore[arg-type]
     updates, values = _column(history, lambda record: record.guard.residual if record.guard else None)
     axes.plot(updates, values, "o-", color=COLORS["guard"], ms=5, lw=1, label="guard samples, mean")
-    _level(axes, result["base"].residuals[operator].mean, label="base model, mean", color=COLORS["base"], ls=":")
+    _draw_level(axes, result["base"].residuals[operator].mean, label="base model, mean", color=COLORS["base"], ls=":")
     floor = result.data.residuals[operator].mean
     if _far_below(floor, axes.dataLim.y0):
-        axes.plot([], [], " ", label=_floor_out_of_sight(floor))
+        axes.plot([], [], " ", label=_off_axis_label(floor))
     else:
-        _level(axes, floor, label="floor: real data, mean", color=COLORS["data"], ls="--")
+        _draw_level(axes, floor, label="floor: real data, mean", color=COLORS["data"], ls="--")
     _mark_kept(axes, result)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
 
 
 def _batch_residual(operator: str, statistic: str) -> Number:
+    """Return the function from a record to a statistic of the batch's residual."""
+
     def number(record: UpdateRecord) -> float | None:
         term = record.metrics.terms.get(operator)
-        return getattr(term, statistic) if term else None
+        value: float | None = getattr(term, statistic) if term else None
+        return value
 
     return number
 
 
-def _draw_guard(axes: Axes, history: History, result: EvaluationResult, panel: "GuardPanel") -> None:
+def _draw_guard(axes: Axes, history: History, result: EvaluationResult, panel: GuardPanel) -> None:
     axes.set_title(panel.title, fontsize=11)
     axes.set(xlabel="update")
     updates, values = _column(history, lambda record: panel.value(record.guard.drift) if record.guard else None)
@@ -158,7 +165,7 @@ def _draw_guard(axes: Axes, history: History, result: EvaluationResult, panel: "
 
 
 def _column(history: History, number: Number) -> tuple[np.ndarray, np.ndarray]:
-    """Return updates and values of the records that have the number; only finite values."""
+    """Return the updates and the finite values of the records that have the number."""
     pairs = [(record.update, value) for record in history if (value := number(record)) is not None]
     values = np.array(pairs, dtype=float).reshape(-1, 2)
     values = values[np.isfinite(values[:, 1])]
@@ -166,28 +173,32 @@ def _column(history: History, number: Number) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _far_below(floor: float, lowest: float) -> bool:
-    """An exact operator's floor is rounding: on one axis with what was generated, nothing else would be seen."""
-    return 0 < floor < lowest / 10**DECADES
+    """Return whether a floor would stretch an axis over too many decades, as the floor of an exact operator does."""
+    smallest: float = lowest / 10.0**DECADES
+    return 0 < floor < smallest
 
 
-def _floor_out_of_sight(floor: float) -> str:
+def _off_axis_label(floor: float) -> str:
+    """Return the legend's text for a floor that is not drawn."""
     return f"floor: real data, mean {floor:.1g} (off the axis)"
 
 
-def _level(axes: Axes, value: float | None, **style: Any) -> None:
-    if value is not None and np.isfinite(value) and value > 0:
+def _draw_level(axes: Axes, value: float, **style: Any) -> None:
+    """Draw a horizontal line if a logarithmic axis can show the value."""
+    if np.isfinite(value) and value > 0:
         axes.axhline(value, **style)
 
 
 def _mark_kept(axes: Axes, result: EvaluationResult) -> None:
+    """Mark the update of the kept checkpoint."""
     if result.kept_update is not None:
         axes.axvline(result.kept_update, color="#56B4E9", lw=5, alpha=0.35, zorder=0, label="kept checkpoint")
 
 
 def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], operator: str) -> None:
-    """Columns: noise samples, and real ones last; rows: base and tuned fields, base and tuned residual map.
+    """Draw fields and residual maps: a column per noise sample and one of real data, rows for base and tuned.
 
-    Of two channels (coefficient or source, and solution) both are shown, of a sequence of frames the last one.
+    Of two channels (coefficient or source, and solution) both are drawn. Of a sequence of frames the last frame is drawn.
     """
     shown = range(len(pde.channels))[-2:] if len(pde.channels) == 2 else range(len(pde.channels))[-1:]
     count = min(PAIRS, len(samples["base"]), len(samples["tuned"]))
@@ -201,7 +212,7 @@ def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor],
         for row, name in zip(panels, rows, strict=True):
             for column, panel in enumerate(row):
                 field = _image(panel, rows[name][column, channel].numpy(), pde, norm, colors)
-            _note(row[-1], "real data")
+            _write_in_corner(row[-1], "real data")
             row[0].set_ylabel(f"{name}: {pde.channels[channel]}\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
         label = f"{pde.channels[channel]} (physical units)"
         part.colorbar(field, ax=panels.ravel().tolist(), label=label, aspect=30, pad=0.01)
@@ -216,7 +227,7 @@ def _draw_residual_maps(part: SubFigure, panels: np.ndarray, pde: PDE, maps: Map
     for row, (name, sizes) in zip(panels, maps.items(), strict=True):
         for panel, size in zip(row, sizes, strict=True):
             residual = _image(panel, size, pde, norm, "magma")
-            _note(panel, f"mean square {np.mean(size**2):.2g}")
+            _write_in_corner(panel, f"mean square {np.mean(size**2):.2g}")
         row[0].set_ylabel(f"{name}: |residual|\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
     label = f"|residual|, {operator} operator"
     part.colorbar(residual, ax=panels.ravel().tolist(), label=label, aspect=30, pad=0.01, extend="both")
@@ -231,19 +242,20 @@ def _image(axes: Axes, values: np.ndarray, pde: PDE, norm: Normalize, colors: st
     return axes.imshow(values, norm=norm, cmap=colors, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
 
 
-def _note(axes: Axes, text: str) -> None:
+def _write_in_corner(axes: Axes, text: str) -> None:
+    """Write text in the upper right corner of a panel."""
     box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
     axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", fontsize=8, bbox=box)
 
 
 def residual_size(pde: PDE, fields: torch.Tensor, operator: str) -> np.ndarray:
-    """Root mean square over its components of each sample's residual map: (b, h', w')."""
+    """Return the root mean square of each sample's residual map over its components, (b, h', w')."""
     with torch.no_grad():
         return pde.residual_map(fields, operator).square().mean(1).sqrt().numpy()
 
 
 def field_scale(values: np.ndarray) -> tuple[Normalize, str]:
-    """Symmetric and diverging where the fields have both signs, else sequential."""
+    """Return the scale and the colour map of fields: symmetric and diverging if they have both signs, otherwise sequential."""
     finite = values[np.isfinite(values)]
     low, high = np.quantile(finite, (0.002, 0.998)) if finite.size else (0.0, 1.0)
     if low < 0 < high and -low > 0.1 * high and high > -0.1 * low:
@@ -253,6 +265,7 @@ def field_scale(values: np.ndarray) -> tuple[Normalize, str]:
 
 
 def map_scale(values: np.ndarray) -> LogNorm:
+    """Return the logarithmic scale of residual maps, over at most DECADES decades."""
     finite = values[np.isfinite(values) & (values > 0)]
     low, high = np.quantile(finite, (0.02, 0.998)) if finite.size else (0.1, 1.0)
     return LogNorm(max(low, high * 10.0**-DECADES), max(high, low * 10))
@@ -269,7 +282,7 @@ def _draw_statistics(
 
 
 def _draw_spectrum(axes: Axes, pde: PDE, dimension: int, channel: int, samples: Mapping[str, torch.Tensor]) -> None:
-    """Power of one channel along one axis, k in cycles over the axis; k = 0 left out, rounding cut off."""
+    """Draw the power of one channel along one axis, without k = 0 and without powers of rounding. k: cycles over the axis."""
     axis = (pde.grid.rows, pde.grid.columns)[dimension]
     periodic = axis.layout == "periodic"
     largest = smallest = 0.0
@@ -291,7 +304,7 @@ def _draw_spectrum(axes: Axes, pde: PDE, dimension: int, channel: int, samples: 
 
 
 def _draw_histogram(axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], result: EvaluationResult, operator: str) -> None:
-    """Per-sample residuals of the shown samples on common logarithmic bins, and the floor."""
+    """Draw the residuals of the shown samples in common logarithmic bins, and the floor."""
     with torch.no_grad():
         residuals = {name: pde.residual(samples[name], operator).numpy() for name in SETS}
     positive = {name: values[np.isfinite(values) & (values > 0)] for name, values in residuals.items()}
@@ -307,7 +320,7 @@ def _draw_histogram(axes: Axes, pde: PDE, samples: Mapping[str, torch.Tensor], r
         axes.hist(positive[name], bins.tolist(), color=COLORS[name], alpha=0.25)
         axes.hist(positive[name], bins.tolist(), color=COLORS[name], histtype="step", ls=STYLES[name], lw=1.6, label=label)
     if hidden:
-        axes.plot([], [], " ", label=_floor_out_of_sight(floor))
+        axes.plot([], [], " ", label=_off_axis_label(floor))
     elif np.isfinite(floor) and floor > 0:
         axes.axvline(floor, color=COLORS["data"], ls=":", lw=1.5, label="floor: real data, mean")
     axes.set(title=f"Residual of each sample ({operator})", xlabel="mean square residual", ylabel="samples", xscale="log")

@@ -1,8 +1,8 @@
-"""samples.h5: generated and real fields side by side, self-describing.
+"""The file samples.h5 of generated and real fields, self-describing.
 
-A group a set (``base``, ``tuned``, ``data``, ...), each with dataset ``fields`` (sample, channel, row, column), float32,
-physical units. Root attributes: those of solver data (``envs.data.datasets``) that describe equation and grid, and the caller's;
-``channels`` and ``grid`` are JSON.
+Each set (``base``, ``tuned``, ``data``, ...) is a group with a dataset ``fields`` (sample, channel, row, column), float32,
+physical units. The root attributes describe equation and grid as in solver data (``envs.data.datasets``), and hold the
+attributes that the caller gives. ``channels``, ``grid`` and ``parameters`` are JSON.
 """
 
 import io
@@ -24,10 +24,10 @@ JSON_ATTRIBUTES = ("channels", "grid", "parameters")
 
 
 def write_samples(path: Path, pde: PDE, groups: Mapping[str, torch.Tensor], attributes: Mapping[str, int | float | str]) -> None:
-    """Write groups of fields (n, c, h, w); the file appears, or replaces an older one, only when complete."""
+    """Write groups of fields (n, c, h, w). The file appears, or replaces an older file, only when it is complete."""
     for fields in groups.values():
         pde.check_fields(fields)
-    whole = io.BytesIO()  # HDF5 itself, on a disk that fills up, can end in a segmentation fault
+    whole = io.BytesIO()  # on a full disk, HDF5's own writing can end in a segmentation fault
     with h5py.File(whole, "w") as file:
         file.attrs.update({**describe(pde), "format": FORMAT, **attributes})
         for name, fields in groups.items():
@@ -38,7 +38,7 @@ def write_samples(path: Path, pde: PDE, groups: Mapping[str, torch.Tensor], attr
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
-    """Fields (n, c, h, w) by group, float32, physical units. InvalidDataError names what is wrong with the file."""
+    """Return the fields (n, c, h, w) by group, float32, physical units. InvalidDataError names the fault of the file."""
     with _opened(path) as file:
         for name in file:
             if other := elsewhere(file, name) or elsewhere(file[name], "fields"):
@@ -47,7 +47,7 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Root attributes, ``channels`` and ``grid`` decoded."""
+    """Return the root attributes, with JSON decoded."""
     with _opened(path) as file:
         return {name: _plain(name, value) for name, value in file.attrs.items()}
 

@@ -1,4 +1,4 @@
-"""Results as tables: of one evaluation on the terminal, of several runs in Markdown."""
+"""The tables of results: one evaluation on the terminal, several runs in Markdown."""
 
 import math
 from collections.abc import Callable
@@ -13,16 +13,17 @@ from pirf_ray.metrics.results import DATA, Estimate, EvaluationResult, SetMetric
 from pirf_ray.training.runs import RunPaths
 
 TABLE_WIDTH = 132
+"""Columns of a terminal that the table of four sets needs."""
 FIRST = (BASE, BASE_FINISHED, TUNED)
+"""First columns of a table, in order."""
 TITLES = {BASE_FINISHED: "base, corrected", DATA: "real data"}
+"""Titles of columns that are not the name of their set."""
 Cell = Callable[[SetMetrics], Text]
+"""Function from a set's metrics to the text of a cell."""
 
 
 def result_table(result: EvaluationResult) -> Table:
-    """Return the table base | tuned | other sets | real data; 95% intervals under the values, faults named in red.
-
-    It wants TABLE_WIDTH columns with four sets.
-    """
+    """Return a table with a column per set, real data last. 95% intervals stand under the values, faults are red."""
     table = Table(
         title=f"{result.env_id} at {result.resolution}²: {result.num_samples} samples of each, "
         f"against {result.num_real} held-out solutions",
@@ -81,7 +82,7 @@ def _role(result: EvaluationResult, operator: str) -> str:
 
 
 def _residual(operator: str, statistic: str) -> Cell:
-    """Return the cell of one number of an operator's residual; a set below the floor is named."""
+    """Return the cell of a statistic of an operator's residual. A residual below the floor is red."""
 
     def cell(metrics: SetMetrics) -> Text:
         residual = metrics.residuals[operator]
@@ -131,12 +132,13 @@ SUMMARY_COLUMNS = (
     "log spectrum error, decades (real data)",
 )
 SUMMARY_LEGEND = (
-    "Arrows lead from the base model, by its samples with the same corrections where there are any, to the tuned model."
+    "Arrows lead from the base model to the tuned model; "
+    "if the tuned model's samples are corrected, the base model with the same corrections stands between them."
 )
 
 
 def read_result(path: Path) -> EvaluationResult:
-    """Read the result of a run directory or of a result file; FileFormatError if it holds no tuned model."""
+    """Read the result of a run directory or of a result file. FileFormatError if it holds no tuned model."""
     file = RunPaths(root=path).result if path.is_dir() else path
     data = read_json(file)
     missing = [name for name in (BASE, TUNED, DATA) if name not in data]
@@ -149,13 +151,13 @@ def read_result(path: Path) -> EvaluationResult:
 
 
 def summary_markdown(results: list[EvaluationResult]) -> str:
-    """Return the Markdown table of several results, one per row, with its legend."""
+    """Return the legend and the Markdown table of several results, one result per row."""
     lines = [SUMMARY_COLUMNS, ["---"] * len(SUMMARY_COLUMNS), *(summary_row(result) for result in results)]
     return SUMMARY_LEGEND + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def summary_row(result: EvaluationResult) -> list[str]:
-    """Return one result's cells; arrows lead through the sets in the legend's order, real data stand in brackets."""
+    """Return the cells of one result. Arrows lead from set to set, and real data stand in brackets."""
     operator, unrewarded = result.rewarded_operator, result.unrewarded_operator
     shown = [result[name] for name in FIRST if name in result.sets]
     base, tuned = result[BASE], result[TUNED]

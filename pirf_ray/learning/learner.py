@@ -2,7 +2,7 @@
 
     minimize  (1/B) sum_b [ -r(x_0^b) + mu anchor_b ] + lambda sum ||theta - theta_0||^2
 
-over the learning weights theta, x_0 made from its prefix by the objective: with gradient through the last K steps.
+over the learning weights theta. r is the reward. The objective makes each sample x_0^b from its prefix, with gradient.
 """
 
 import math
@@ -31,29 +31,29 @@ from pirf_ray.learning.updates import TermMetrics, UpdateMetrics
 
 
 class TrainingDiverged(RuntimeError):
-    """The end of a training with too many non-finite gradients."""
+    """Error of a training with too many non-finite gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """How the weights are updated."""
+    """Settings of the optimizer and of the moving average."""
 
     updates: int = 100
-    """Updates of the weights in all."""
+    """Number of updates of the weights in all."""
     batch: int = 16
     """Samples per update, over all learner workers."""
     micro_batch: int = 16
-    """Samples replayed at once; larger batches accumulate their gradient."""
+    """Samples replayed at once. A larger batch accumulates its gradient over micro-batches."""
     learning_rate: float = 2e-4
-    """Learning rate of Adam at the first update: no ramp."""
+    """Learning rate of Adam. There is no warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """The learning rate after it: constant, or down to zero at the last update by half a cosine."""
+    """Schedule of the learning rate: constant, or half a cosine down to zero at the last update."""
     clip_norm: float = 1.0
-    """Largest norm of the gradient; longer ones are scaled down."""
+    """Largest norm of the gradient. A longer gradient is scaled down to this norm."""
     ema_decay: float = 0.9
-    """Decay of the moving average of the learning weights; the average is what is evaluated and kept."""
+    """Decay per update of the moving average of the learning weights. The averaged weights are evaluated and kept."""
     max_skipped: int = 10
-    """Updates with a non-finite gradient that are skipped before the run stops."""
+    """Largest number of updates that are skipped for a non-finite gradient. One more ends the run."""
 
     def __post_init__(self) -> None:
         positive(self, "updates", "batch", "micro_batch", "learning_rate", "clip_norm")
@@ -63,24 +63,24 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningSettings:
-    """Everything that decides an update."""
+    """All settings that decide an update."""
 
     objective: str
     """Name of the objective."""
     policy: PolicySettings
-    """Where the tuned weights act."""
+    """Settings of the policy."""
     parameters: ParameterSettings
-    """What learns."""
+    """Settings of the learning parameters."""
     regularization: RegularizationSettings
-    """What holds the model."""
+    """Settings of the regularizers."""
     optimizer: OptimizerSettings
-    """How the weights are updated."""
+    """Settings of the optimizer."""
     seed: int = 0
-    """Seed of the objective's random choices and of low-rank factors."""
+    """Seed of the objective's random choices and of the low-rank factors."""
 
 
 class Learner:
-    """Tuned weights, their optimizer and average."""
+    """Tuned weights with their optimizer and moving average."""
 
     def __init__(
         self,
@@ -108,21 +108,21 @@ class Learner:
         self.skipped = 0
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return the learning tensors by name (not a copy)."""
+        """Return the learning tensors by name, without a copy."""
         return {name: p.detach() for name, p in self.parameters.items()}
 
     def averaged_policy(self) -> Policy:
-        """Return the policy with the averaged weights: what is evaluated, guarded and kept."""
+        """Return the policy with the averaged weights. This policy is evaluated, guarded and kept."""
         self.averaged.load_learned(self.ema.tensors)
         return self.averaged
 
     def update(self, prefixes: list[Prefix]) -> UpdateMetrics:
-        """Make one update from this rank's share of the batch; return its metrics, the same on every rank.
+        """Make one update from this rank's share of the batch. Return its metrics, which are the same on every rank.
 
-        A non-finite gradient skips the update and is counted; more than ``max_skipped`` of them raise TrainingDiverged.
+        An update with a non-finite gradient is skipped and counted. TrainingDiverged after more than ``max_skipped`` of them.
         """
         settings = self.settings.optimizer
-        for parameter in self.parameters.values():  # not the optimizer's: with low-rank factors those are others
+        for parameter in self.parameters.values():  # with low-rank factors, the optimizer has other parameters
             parameter.grad = None
         gradient, rows = self._reduce(self._accumulate(prefixes))
         rate = self.learning_rate()
@@ -137,13 +137,13 @@ class Learner:
         return self._metrics(rows, gradient, rate, distance)
 
     def _accumulate(self, prefixes: list[Prefix]) -> torch.Tensor:
-        """Backpropagate this rank's samples; return rows of numbers by sample: reward, anchor, each term's violation."""
+        """Backpropagate this rank's samples. Return the rows reward, anchor and each term's violation, a column per prefix."""
         joined, size = join(prefixes, self.device), self.settings.optimizer.micro_batch
         parts = [joined.select(slice(start, start + size)) for start in range(0, len(joined.x), size)]
         return torch.cat([self._backpropagate(part) for part in parts], dim=1)
 
     def _backpropagate(self, prefix: Prefix) -> torch.Tensor:
-        """Return rows as above of one micro-batch, means over the samples that the objective makes of each prefix."""
+        """Return the rows of one micro-batch, as means over the samples that the objective makes of each prefix."""
         seed, update = self.settings.seed, self.ema.updates
         made = self.objective.samples(self.process, self.policy, prefix, seed=seed, update=update)
         share = 1 / (self.settings.optimizer.batch * len(made))
@@ -154,7 +154,7 @@ class Learner:
             anchor = self._anchor(x, prefix)
             loss = loss + share * (self.settings.regularization.anchor * anchor - out.reward).sum()
             rows.append(torch.stack([out.reward, anchor, *out.violations.values()]).detach())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack(rows).mean(0)
 
     def _anchor(self, x: torch.Tensor, prefix: Prefix) -> torch.Tensor:
@@ -166,7 +166,7 @@ class Learner:
         return output_anchor(x, prefix.base_output, self.pde.input_channels, settings.anchor_inputs)
 
     def _reduce(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the whole batch's flat gradient, the L2 term added once, and every rank's rows side by side."""
+        """Return the batch's flat gradient, with the L2 term added once, and the rows of all ranks side by side."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
         flat = torch.cat([g.flatten() for g in grads])
         gathered = rows.new_zeros((rows.shape[0], self.communicator.world, rows.shape[1]))
@@ -195,7 +195,7 @@ class Learner:
         self.ema.update(self.weights())
 
     def learning_rate(self) -> float:
-        """Return the rate of the next update; the first update's is already the whole."""
+        """Return the learning rate of the next update."""
         settings = self.settings.optimizer
         if settings.schedule == "constant":
             return settings.learning_rate
@@ -223,15 +223,15 @@ class Learner:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return the state of optimizer and counters: tensors and plain containers."""
+        """Return the state of the optimizer and the counters, as tensors and plain containers."""
         counters = {"ema_updates": self.ema.updates, "skipped": self.skipped}
         factors = {"low_rank": self.low_rank.state()} if self.low_rank else {}
         return {"optimizer": self.optimizer.state_dict(), **counters, **factors}
 
     def load(self, model: dict[str, torch.Tensor], ema: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's tensors (learning ones only) and ``state()``."""
+        """Continue from a checkpoint's learning tensors, their averages and ``state()``. ValueError if the names differ."""
         if model.keys() != self.parameters.keys():
-            raise ValueError("the checkpoint's learning tensors are not this run's: other --levels or another network")
+            raise ValueError("the checkpoint has other learning tensors than this run: other --levels or another network")
         self.policy.load_learned(model)
         if self.low_rank:
             self.low_rank.load(state["low_rank"])

@@ -1,4 +1,4 @@
-"""What an update measures: typed numbers with stable names in groups, as metrics.jsonl holds them."""
+"""The metrics of one update: typed numbers with stable names in groups, as metrics.jsonl holds them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class TermMetrics:
-    """Violation of one reward term over an update's batch."""
+    """Violation of one reward term over the batch of an update."""
 
     is_residual: bool
     """Whether the term is a residual operator; otherwise it is a condition."""
     mean: float
-    """Mean over the batch."""
+    """Mean violation of the batch."""
     median: float
-    """Median over the batch."""
+    """Median violation of the batch."""
     over_floor: float | None = None
-    """Mean over the mean residual of exact data; None for a condition."""
+    """Mean violation over the floor, the mean residual of real data. None for a condition."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateMetrics:
-    """Numbers of one update, the same on every rank."""
+    """Metrics of one update, the same on every rank."""
 
     reward: float
     """Mean reward."""
@@ -31,14 +31,14 @@ class UpdateMetrics:
     learning_rate: float
     """Learning rate of the update."""
     skipped: int
-    """Updates skipped so far for a non-finite gradient."""
+    """Number of updates skipped so far for a non-finite gradient."""
     weight_distance: float | None
-    """Distance of the weights from the pretrained ones; None for a skipped update."""
+    """L2 distance of the learning weights from the pretrained weights. None for a skipped update."""
     terms: dict[str, TermMetrics] = field(default_factory=dict)
-    """Reward terms by name."""
+    """Metrics of the reward terms by name."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers by the names of metrics.jsonl: ``reward/ residual/ condition/ learner/ weights/``."""
+        """Return the numbers by their names in metrics.jsonl: ``reward/ residual/ condition/ learner/ weights/``."""
         record: dict[str, Any] = {
             "reward/mean": self.reward,
             "learner/anchor": self.anchor,

@@ -9,7 +9,7 @@ from pirf_ray.methods.reward_tuned import ByReward
 
 @register
 class DraftK(ByReward):
-    """K is searched."""
+    """The last K steps; K is searched."""
 
     name = "draft-k"
     title = "DRaFT-K"
@@ -25,6 +25,8 @@ class DraftK(ByReward):
 
 @register
 class DraftLV(ByReward):
+    """The last step alone, from several noises."""
+
     name = "draft-lv"
     title = "DRaFT-LV"
     source = "Clark et al. 2024, arXiv 2309.17400"

@@ -28,6 +28,7 @@ from pirf_ray.metrics.cost import GRADIENT_COST
 from pirf_ray.steering.residuals import residual_gradient
 
 DROPPED = 0.1
+"""Part of the training samples whose condition is left out."""
 
 
 class Adapter(nn.Module):
@@ -47,11 +48,15 @@ class Adapter(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.condition is None:
             raise ValueError("the adapter has no condition: call the conditioned denoiser, not its network")
-        return self.wrapped(x) + self.last(F.silu(self.first(self.condition)))
+        made: torch.Tensor = self.wrapped(x) + self.last(F.silu(self.first(self.condition)))
+        return made
 
 
 class ConditionedDenoiser(Denoiser):
-    """The base model with an adapter; the base's weights are copies that do not learn."""
+    """The base model with an adapter; the base's weights are copies that do not learn.
+
+    ``kept`` (b,): 1 or 0 for each sample whose condition is kept or left out; empty: all are kept.
+    """
 
     def __init__(self, problem: Problem, *, seed: int = 0) -> None:
         base = problem.base
@@ -66,12 +71,13 @@ class ConditionedDenoiser(Denoiser):
 
     @property
     def adapter(self) -> Adapter:
+        """Return the adapter of the first convolution."""
         adapter = self.network.enc[self.name]
         assert isinstance(adapter, Adapter)
         return adapter
 
     def learning(self) -> dict[str, nn.Parameter]:
-        """The adapter's own tensors, by name."""
+        """Return the adapter's own tensors, by name."""
         own = {f"first.{n}": p for n, p in self.adapter.first.named_parameters()}
         return own | {f"last.{n}": p for n, p in self.adapter.last.named_parameters()}
 
@@ -84,7 +90,7 @@ class ConditionedDenoiser(Denoiser):
 
 
 def residual_direction(problem: Problem, x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
-    """The residual's gradient at c_skip x (b, c, h, w), each sample's to root mean square 1; 0 where it is 0."""
+    """Return the residual's gradient at c_skip x (b, c, h, w), each sample's to root mean square 1; 0 where it is 0."""
     s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
     variance = problem.base.sigma_data**2
     gradient, _ = residual_gradient(problem.residual, variance / (s**2 + variance) * x)
@@ -148,10 +154,18 @@ class ConditionedSampler:
         return finish(process, lambda sigma: self.denoise, process.initial(noise))
 
     def denoise(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        if self.scale == 0:
-            return self.problem.base(x, sigma)
-        conditioned = self.denoiser(x, sigma)
+        """Return D(x; sigma) (b, c, h, w) at the scale."""
         if self.scale == 1:
-            return conditioned
-        base = self.problem.base(x, sigma)
+            return self._conditioned(x, sigma)
+        if self.scale == 0:
+            return self._base(x, sigma)
+        conditioned, base = self._conditioned(x, sigma), self._base(x, sigma)
         return base + self.scale * (conditioned - base)
+
+    def _base(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        denoised: torch.Tensor = self.problem.base(x, sigma)
+        return denoised
+
+    def _conditioned(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        denoised: torch.Tensor = self.denoiser(x, sigma)
+        return denoised

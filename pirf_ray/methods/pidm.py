@@ -24,10 +24,11 @@ from pirf_ray.methods.solver_data import Batch, SolverBatches, minimize, updates
 from pirf_ray.metrics.cost import GRADIENT_COST
 
 PROBE_NOISE = 1e-3
+"""Standard deviation of the white noise that measures the slope, model units."""
 
 
 def noise_slope(problem: Problem) -> float:
-    """Mean residual that white noise adds to exact data over its variance (model units)."""
+    """Return the mean residual that white noise adds to exact data over its variance (model units)."""
     term = calibrated_term(problem.pde, problem.pde.default_operator, reference_noise=PROBE_NOISE)
     return (term.reference - term.floor) / PROBE_NOISE**2
 
@@ -38,6 +39,7 @@ class PIDM(Method):
     trains = True
     source = "Bastek et al. 2024, arXiv 2403.14404"
     evaluations: int
+    """Network evaluations of a training sample."""
 
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 1e-4, "weight": 1e-2}
@@ -50,10 +52,10 @@ class PIDM(Method):
 
     @abstractmethod
     def estimate(self, denoiser: Denoiser, x: torch.Tensor, denoised: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """x_0 (b, c, h, w) whose residual counts, from x at sigma (b,) and its D(x; sigma)."""
+        """Return x_0 (b, c, h, w) whose residual counts, from x at sigma (b,) and its D(x; sigma)."""
 
     def loss(self, problem: Problem, denoiser: Denoiser, batch: Batch, weight: float, slope: float) -> torch.Tensor:
-        """The loss above, mean over elements; at weight 0 the plain diffusion loss."""
+        """Return the loss above, mean over elements; at weight 0 the plain diffusion loss."""
         if weight < 0:
             raise ValueError(f"weight must not be negative, got {weight}")
         y, sigma, noise = batch
@@ -61,7 +63,7 @@ class PIDM(Method):
         x = y + s * noise
         denoised = denoiser(x, sigma)
         precision = (s**2 + denoiser.sigma_data**2) / (s * denoiser.sigma_data) ** 2
-        loss = (precision * (denoised - y).square()).mean()
+        loss: torch.Tensor = (precision * (denoised - y).square()).mean()
         if weight:
             residual = problem.residual(self.estimate(denoiser, x, denoised, sigma))
             loss = loss + weight * (precision.flatten() * residual / slope).mean()
@@ -108,4 +110,5 @@ class Sample(PIDM):
     def estimate(self, denoiser: Denoiser, x: torch.Tensor, denoised: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         s = sigma[:, None, None, None]
         half = x - 0.5 * s * ((x - denoised) / s)
-        return denoiser(half, 0.5 * sigma)
+        estimated: torch.Tensor = denoiser(half, 0.5 * sigma)
+        return estimated

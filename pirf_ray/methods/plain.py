@@ -7,7 +7,7 @@ from pirf_ray.methods.base import Method, Problem, Settings, Weights, register
 
 @register
 class Base(Method):
-    """What every other method starts from."""
+    """The model that every other method starts from."""
 
     name = "base"
     title = "base"

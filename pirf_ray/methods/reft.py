@@ -6,6 +6,8 @@ from pirf_ray.methods.reward_tuned import ByReward
 
 @register
 class ReFT(ByReward):
+    """The one-step prediction from a random late step is rewarded."""
+
     name = "reft"
     title = "ReFT"
     source = "ReFL, Xu et al. 2023, arXiv 2304.05977"

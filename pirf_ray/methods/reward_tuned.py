@@ -19,20 +19,19 @@ FRESH: dict[str, Any] = {"scope": "all", "strategy": "fresh", "reuse": 1, "stale
 BATCH: dict[str, Any] = {"batch": 8, "micro_batch": 8, "workers": 1, "schedule": "cosine", "ema_decay": 0.95}
 """Settings that all share: many small updates that come to rest do best at budgets of minutes."""
 PAPER: dict[str, Any] = {**FRESH, **BATCH, "anchor": 0.0, "guard": "off"}
-"""Settings of the methods of others: no anchor, no guard."""
-
+"""Settings of published methods: no anchor, no guard."""
 LONGEST = 4
 """K of the methods that draw their own truncation up to it: the small preset's."""
 
 
 class RewardTuned(Method):
-    """``changes`` says what differs from the small preset of the PDE."""
+    """A fine-tuning with the small preset of the PDE, some settings changed."""
 
     trains = True
 
     @abstractmethod
     def changes(self, settings: Settings) -> dict[str, Any]:
-        """Return settings of TrainConfig by name."""
+        """Return the settings that differ from the small preset, by the names of their flags."""
 
     def config(self, problem: Problem, settings: Settings, *, updates: int = 1, seed: int = 0) -> TrainConfig:
         """Return the whole training's settings."""
@@ -55,24 +54,23 @@ class RewardTuned(Method):
 
 
 class ByReward(RewardTuned):
-    """Methods of the field that differ in what they backpropagate through: ``objective``.
+    """Methods of the field that differ in what they backpropagate through.
 
     The log reward with conditions, scope ``all``, every layer learns; regularized by lambda ||theta - theta_0||^2.
     """
 
     objective: str
+    """Name of the objective."""
     truncation = LONGEST
+    """K."""
     rates = (3e-5, 1e-3)
-    """Learning rates that are searched."""
+    """Range of learning rates that is searched."""
 
     def defaults(self, problem: Problem) -> Settings:
         return {"learning_rate": 1e-4, "l2": 1.0}
 
     def search(self, problem: Problem) -> Mapping[str, Spec]:
-        return {
-            "learning_rate": Range(*self.rates),
-            "l2": Range(1e-2, 100.0),
-        }
+        return {"learning_rate": Range(*self.rates), "l2": Range(1e-2, 100.0)}
 
     def changes(self, settings: Settings) -> dict[str, Any]:
         return {**PAPER, "objective": self.objective, "truncation": self.truncation, "levels": 0, **settings}

@@ -1,21 +1,25 @@
-"""Training on solver data, for the methods that go on with the diffusion loss: batches, and the loop around a loss."""
+"""Training on solver data, for the methods that continue with the diffusion loss: batches, and the loop around a loss."""
 
 import math
 from collections.abc import Callable
 
 import torch
 
+from envs.common.checks import ConfigError
 from envs.numerics import seeding
 from pirf_ray.diffusion.ema import Ema
 from pirf_ray.methods.base import Problem, Weights
 
 FIELDS = 1024
+"""Solver fields that batches are drawn from."""
 BATCH = 16
+"""Samples of a batch."""
 NOISE_MEAN, NOISE_STD = -1.2, 1.2
-"""Of ln sigma, as in pretraining (EDM)."""
+"""Mean and standard deviation of ln sigma, as in pretraining (EDM)."""
 EMA_DECAY = 0.99
 CLIP_NORM = 1.0
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""y (b, c, h, w), sigma (b,) and standard normal noise (b, c, h, w), model units."""
 
 
 class SolverBatches:
@@ -26,7 +30,7 @@ class SolverBatches:
         self.fields = problem.pde.solve(0, "train", range(FIELDS)).float()
 
     def __getitem__(self, update: int) -> Batch:
-        """(y (b, c, h, w), sigma (b,), standard normal noise (b, c, h, w))."""
+        """Return the batch of an update."""
         pde, device = self.problem.pde, self.problem.device
         rng = seeding.generator(self.seed, "solver batches", update)
         fields = pde.augment(self.fields[rng.integers(FIELDS, size=BATCH)], rng)
@@ -45,9 +49,9 @@ def minimize(
     learning_rate: float,
     what: str,
 ) -> Weights:
-    """Adam on ``loss(batch, update)``, half a cosine down to zero; the averaged tensors.
+    """Minimize ``loss(batch, update)`` by Adam, its rate half a cosine down to zero; return the averaged tensors.
 
-    FloatingPointError on a loss that is not finite, naming ``what``.
+    FloatingPointError names ``what`` if the loss is not finite.
     """
     optimizer = torch.optim.Adam(tensors.values(), lr=learning_rate)
     ema = Ema(dict(tensors), EMA_DECAY)
@@ -56,7 +60,7 @@ def minimize(
         value = loss(batches[update], update)
         if not math.isfinite(value.item()):
             raise FloatingPointError(f"{what}: the loss of update {update} is {value.item()}")
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(tensors.values()), CLIP_NORM)
         optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * update / updates))
         optimizer.step()
@@ -65,8 +69,8 @@ def minimize(
 
 
 def updates_for(budget: float, cost: float, what: str) -> int:
-    """Updates of BATCH samples that a budget pays for, each sample costing ``cost`` network forwards."""
+    """Return the updates of BATCH samples that a budget pays for, each sample costing ``cost`` network forwards."""
     updates = int(budget / (cost * BATCH))
     if updates < 1:
-        raise ValueError(f"--budget {budget:g} pays for no update of {what}: one costs {cost * BATCH:g} network forwards")
+        raise ConfigError(f"--budget {budget:g} pays for no update of {what}: one costs {cost * BATCH:g} network forwards")
     return updates

@@ -10,6 +10,7 @@ from pirf_ray.steering.correction import residual_floor
 from pirf_ray.steering.diffusion_pde import GuidedSampler
 
 MOST_CORRECTIONS = 20
+"""Largest number of corrections after the last step that is searched."""
 
 
 @register

@@ -1,1 +1,1 @@
-"""What is measured of sample sets: pure functions and typed results."""
+"""Metrics of sample sets, and the cost of computations. No files, no Ray."""

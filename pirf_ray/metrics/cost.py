@@ -1,4 +1,4 @@
-"""What a computation spends, counted where it happens: network forwards and gradients, residual gradients, seconds."""
+"""The cost of a computation, counted while it runs: network forwards and gradients, residual gradients, seconds."""
 
 import time
 from dataclasses import dataclass
@@ -12,25 +12,29 @@ from torch.utils.hooks import RemovableHandle
 from pirf_ray.diffusion.denoiser import Denoiser
 
 GRADIENT_COST = 2.0
-"""Backward pass of the network in forwards."""
+"""Cost of a backward pass of the network, in forwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Counts are of samples: a network evaluated on a batch of 8 counts 8."""
+    """Cost of a computation. Counts are per sample: a network evaluation on a batch of 8 counts 8."""
 
     network_forwards: float = 0.0
+    """Forward passes of the network."""
     network_gradients: float = 0.0
+    """Backward passes of the network."""
     residual_gradients: float = 0.0
+    """Gradients of a residual that pass no network."""
     seconds: float = 0.0
+    """Wall-clock time, seconds."""
 
     @property
     def units(self) -> float:
-        """In network forwards; residual gradients are not in it."""
+        """Return the cost in network forwards, without residual gradients."""
         return self.network_forwards + GRADIENT_COST * self.network_gradients
 
     def per(self, samples: int) -> "Cost":
-        """The cost of each of so many samples."""
+        """Return the cost per sample of ``samples`` samples."""
         return Cost(**{name: value / samples for name, value in vars(self).items()})
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -41,11 +45,10 @@ _active: list["Meter"] = []
 
 
 class Meter:
-    """Counts what every denoiser does inside the block, gradients that reach its output included.
+    """Meter of the cost inside its block: ``with Meter() as meter: ...``, then ``meter.cost``.
 
-    A backward pass counts whole, whatever part of the network it passes.
-
-    ``with Meter() as meter: ...``, then ``meter.cost``. Residual gradients are those of ``Problem.residual``.
+    It counts every forward pass of a denoiser and every gradient that reaches a denoiser's output. A backward pass counts
+    fully even if it passes only part of the network. Residual gradients count if ``count_residual_gradients`` saw the residual.
     """
 
     def __init__(self) -> None:
@@ -55,6 +58,7 @@ class Meter:
 
     @property
     def cost(self) -> Cost:
+        """Return the cost so far; seconds count when the block has ended."""
         return Cost(
             network_forwards=self.forwards,
             network_gradients=self.gradients,
@@ -63,7 +67,7 @@ class Meter:
         )
 
     def __enter__(self) -> "Meter":
-        # Forwards when they begin: one that is computed again in a backward pass may end as soon as it has what is needed.
+        # Forwards count when they begin. Checkpointing may break off a recomputed forward as soon as it has all activations.
         self._handles = [register_module_forward_pre_hook(self._begin), register_module_forward_hook(self._end)]
         self._started = time.perf_counter()
         _active.append(self)
@@ -88,11 +92,11 @@ class Meter:
 
 
 def count_residual_gradients(residual: torch.Tensor) -> None:
-    """Every active meter counts the samples of ``residual`` (b,) whenever it is differentiated."""
+    """Make every active meter count the samples of ``residual`` (b,) each time it is differentiated."""
 
     def count(gradient: torch.Tensor) -> None:
         for meter in _active:
             meter.residual_gradients += len(gradient)
 
     if residual.requires_grad and _active:
-        residual.register_hook(count)
+        residual.register_hook(count)  # type: ignore[no-untyped-call]

@@ -1,8 +1,10 @@
-"""Fidelity by distances: how far a set of generated fields is from a set of real ones. Pure functions of two sample sets.
+"""Fidelity by distances between generated and real fields. All are pure functions of two sample sets.
 
-Sets are fields (n, c, h, w) in physical units. Distances are |x - y| = sqrt(mean over grid and channels of
-((x - y)/s_c)^2) with s_c the standard deviation of channel c of the reference set (always the second argument), so
-that channels weigh alike and every distance is dimensionless. A set with a non-finite sample gives nan, never 0.
+    |x - y| = sqrt(mean over grid and channels of ((x - y)/s_c)^2)
+
+Sets are fields (n, c, h, w) in physical units. s_c is the standard deviation of channel c of the reference set, which is
+always the second argument. So all channels have the same weight and every distance is dimensionless. A set with a non-finite
+sample gives nan, never 0.
 """
 
 import math
@@ -15,53 +17,55 @@ from envs.pdes import PDE
 from pirf_ray.metrics.statistics import channel_scale
 
 BLOCK = 512
-"""Samples whose distances are held at once."""
+"""Number of samples whose distances are in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distances:
-    """Mean distances of set a (n samples) and reference set b (m samples), from one pass over the pairs.
-
-    ``cross`` = E|X-Y|; ``within_a`` = E|X-X'| and ``within_b`` = E|Y-Y'| over all pairs, i = j included (as 0);
-    ``nearest`` = median over a of the distance to the nearest of b.
-    """
+    """Mean distances of a set a with samples X and a reference set b with samples Y."""
 
     n: int
+    """Number of samples of a."""
     m: int
+    """Number of samples of b."""
     cross: float
+    """E|X-Y| over all pairs."""
     within_a: float
+    """E|X-X'| over all pairs, the pairs i = j included as 0."""
     within_b: float
+    """E|Y-Y'| over all pairs, the pairs i = j included as 0."""
     nearest: float
+    """Median over a of the distance to the nearest sample of b."""
 
     @property
     def energy(self) -> float:
-        """sqrt(2 E|X-Y| - E|X-X'| - E|Y-Y'|), see ``energy_distance``."""
+        """Return sqrt(2 E|X-Y| - E|X-X'| - E|Y-Y'|); see ``energy_distance``."""
         squared = 2 * self.cross - self.within_a - self.within_b
-        return 0.0 if squared < 0 else math.sqrt(squared)  # rounding only; nan stays nan
+        return 0.0 if squared < 0 else math.sqrt(squared)  # below 0 by rounding only; nan stays nan
 
     @property
     def energy_squared_unbiased(self) -> float:
-        """2 E|X-Y| - E|X-X'| - E|Y-Y'| over pairs i != j, see ``energy_distance_squared_unbiased``."""
+        """Return 2 E|X-Y| - E|X-X'| - E|Y-Y'| over pairs i != j; see ``energy_distance_squared_unbiased``."""
         return 2 * self.cross - _distinct(self.within_a, self.n) - _distinct(self.within_b, self.m)
 
     @property
     def energy_same_law(self) -> float:
-        """What ``energy`` is at these n and m when a has b's law: sqrt((1/n + 1/m) E|Y-Y'|)."""
+        """Return the energy distance of two sets of these sizes with the same law, sqrt((1/n + 1/m) E|Y-Y'|)."""
         return math.sqrt((1 / self.n + 1 / self.m) * _distinct(self.within_b, self.m))
 
     @property
     def diversity_ratio(self) -> float:
-        """Mean distance of two samples of a over that of two samples of b."""
+        """Return E|X-X'| / E|Y-Y'| over pairs i != j."""
         return _distinct(self.within_a, self.n) / _distinct(self.within_b, self.m)
 
 
 def _distinct(mean: float, count: int) -> float:
-    """Mean over pairs i != j, from the mean over all pairs."""
+    """Return the mean over pairs i != j from the mean over all pairs."""
     return mean * count / (count - 1) if count > 1 else math.nan
 
 
 def compare(a: torch.Tensor, b: torch.Tensor) -> Distances:
-    """All mean distances of a (n, c, h, w) against the reference b (m, c, h, w)."""
+    """Return all mean distances of a (n, c, h, w) and the reference b (m, c, h, w)."""
     x, y = _points(a, b), _points(b, b)
     cross, nearest = 0.0, []
     for block in _distance_blocks(x, y):
@@ -78,38 +82,41 @@ def compare(a: torch.Tensor, b: torch.Tensor) -> Distances:
 
 
 def energy_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """sqrt(2 E|X-Y| - E|X-X'| - E|Y-Y'|), dimensionless, >= 0 (Szekely & Rizzo 2013, V-statistic: pairs i = j included).
+    """Return sqrt(2 E|X-Y| - E|X-X'| - E|Y-Y'|) >= 0 with the pairs i = j (V-statistic; Szekely & Rizzo 2013).
 
-    a: (n, c, h, w), b: (m, c, h, w), physical units. 0 for identical sets. For two sets of the same law it is not 0:
-    the expectation of its square is (1/n + 1/m) E|X-X'|, so compare it with real data at the same n and m.
+    a: (n, c, h, w), b: (m, c, h, w), physical units. It is dimensionless, and 0 for identical sets. For two sets of the same
+    law the expectation of its square is (1/n + 1/m) E|X-X'|. So compare it with real data at the same n and m.
     """
     return compare(a, b).energy
 
 
 def energy_distance_squared_unbiased(a: torch.Tensor, b: torch.Tensor) -> float:
-    """2 E|X-Y| - E|X-X'| - E|Y-Y'| over pairs i != j (U-statistic): mean 0 for sets of the same law, may be negative."""
+    """Return 2 E|X-Y| - E|X-X'| - E|Y-Y'| over pairs i != j (U-statistic). Its mean is 0 for sets of the same law."""
     return compare(a, b).energy_squared_unbiased
 
 
 def marginal_energy_distance(pde: PDE, a: torch.Tensor, b: torch.Tensor) -> float:
-    """Energy distance of the part whose law is known (``pde.marginal``): coefficient, source or initial condition."""
+    """Return the energy distance of the marginal (``pde.marginal``): the coefficient, source or initial condition."""
     return energy_distance(_as_fields(pde.marginal(a)), _as_fields(pde.marginal(b)))
 
 
 def diversity(fields: torch.Tensor, reference: torch.Tensor) -> float:
-    """Mean distance E|X-X'| of two different samples of fields (n, c, h, w), in the reference's standard deviations."""
+    """Return E|X-X'| over pairs i != j of fields (n, c, h, w), in standard deviations of the reference."""
     x = _points(fields, reference)
     return _distinct(_mean_distance(x, x), len(x))
 
 
 def nearest_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Median over samples of a of the distance to the nearest sample of b (training data: memorization; held-out: coverage)."""
+    """Return the median over a of the distance to the nearest sample of b.
+
+    It measures memorization if b is training data, and coverage if b is held-out data.
+    """
     x, y = _points(a, b), _points(b, b)
     return torch.cat([block.amin(1) for block in _distance_blocks(x, y)]).median().item()
 
 
 def _points(fields: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Points (n, c h w), float64, whose Euclidean distance is the module's |x - y|; centred, which saves digits in cdist."""
+    """Return points (n, c h w), float64, whose Euclidean distance is |x - y|. Centred points lose fewer digits in cdist."""
     if fields.shape[1:] != reference.shape[1:]:
         raise ValueError(f"sets must have the same channels and grid, got {tuple(fields.shape)} and {tuple(reference.shape)}")
     centred = (fields.double() - reference.double().mean(0)) / channel_scale(reference)
@@ -126,5 +133,5 @@ def _mean_distance(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _as_fields(marginal: torch.Tensor) -> torch.Tensor:
-    """(n, ...) as fields: four axes are (n, c, h, w) already, fewer are one channel."""
+    """Return a marginal (n, ...) as fields (n, c, h, w). Fewer than four axes become one channel with one row."""
     return marginal if marginal.ndim == 4 else marginal.flatten(1)[:, None, None]

@@ -1,4 +1,4 @@
-"""Drift: how far a tuned model's samples are from the base model's, in statistics that a hacked reward changes."""
+"""The drift of a tuned model from its base model, in statistics that a hacked reward changes."""
 
 from dataclasses import dataclass
 
@@ -20,25 +20,25 @@ class FidelityStatistics:
     energy: float
     """Energy distance to the real fields."""
     spectrum: torch.Tensor
-    """Log spectrum error of each channel (c,), decades. Amplitude and energy distance do not see small scales smoothed away."""
+    """Log spectrum error of each channel (c,), decades. Only the spectrum shows that small scales were smoothed away."""
 
     @classmethod
     def of(cls, fields: torch.Tensor, real: torch.Tensor, pde: PDE) -> "FidelityStatistics":
-        """Measure fields (n, c, h, w) against ``real`` (m, c, h, w), physical units."""
+        """Return the statistics of fields (n, c, h, w) against ``real`` (m, c, h, w), physical units."""
         spectrum = log_spectrum_errors(fields, real, pde.grid.periodic)
         return cls(amplitude=amplitude(fields), energy=energy_distance(fields, real), spectrum=spectrum)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriftLimits:
-    """Largest drift that counts as none."""
+    """Limits of the drift that the guard allows."""
 
     guard_amplitude: float = 0.02
-    """Largest relative change of a channel's standard deviation against the base model's on the same noise."""
+    """Largest relative change of a channel's standard deviation from the base model's on the same noise."""
     guard_energy: float = 1.05
-    """Largest energy distance to held-out data over the base model's on the same noise."""
+    """Largest energy distance to held-out data, divided by the base model's on the same noise."""
     guard_spectrum: float = 0.1
-    """Largest rise of a channel's log spectrum error against held-out data (decades) over the base model's on the same noise."""
+    """Largest rise of a channel's log spectrum error (decades) above the base model's on the same noise."""
 
     def __post_init__(self) -> None:
         positive(self, "guard_amplitude", "guard_energy", "guard_spectrum")
@@ -46,18 +46,18 @@ class DriftLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Change of the fidelity statistics from the base model's, on the same noise."""
+    """Change of the fidelity statistics from the base model's on the same noise."""
 
     amplitude_ratio: float
-    """Standard deviation over the base model's, of the channel that has changed most."""
+    """Standard deviation divided by the base model's, for the channel with the largest change."""
     energy_ratio: float
-    """Energy distance to the real fields over the base model's."""
+    """Energy distance to real fields divided by the base model's."""
     spectrum_rise: float
-    """Rise of the log spectrum error, of the channel whose error has risen most, decades."""
+    """Rise of the log spectrum error above the base model's (decades), for the channel with the largest rise."""
 
     @classmethod
     def between(cls, tuned: FidelityStatistics, base: FidelityStatistics) -> "Drift":
-        """Compare a tuned model's statistics with its base model's."""
+        """Return the drift of a tuned model's statistics from its base model's."""
         ratios = tuned.amplitude / base.amplitude
         return cls(
             amplitude_ratio=ratios[ratios.log().abs().argmax()].item(),
@@ -66,7 +66,7 @@ class Drift:
         )
 
     def inside(self, limits: DriftLimits) -> bool:
-        """Return whether the drift is within the limits."""
+        """Return whether the drift is inside the limits."""
         return (
             abs(self.amplitude_ratio - 1) <= limits.guard_amplitude
             and self.energy_ratio <= limits.guard_energy

@@ -1,4 +1,4 @@
-"""Every measure of every set of samples, with real data measured beside them in the same way."""
+"""The evaluation of sample sets: all metrics of each set, and of real data in the same way."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,30 +19,24 @@ def evaluate_sets(
     rewarded: str | None = None,
     seed: int = 0,
 ) -> EvaluationResult:
-    """Measure each set (n, c, h, w) against the held-out fields ``real`` (m, c, h, w), physical units.
+    """Return the metrics of each set (n, c, h, w) against the held-out fields ``real`` (m, c, h, w), physical units.
 
-    ``real_other``, held-out fields disjoint from ``real``, is evaluated exactly like a generated set, cut to the same n:
-    its metrics stand under ``data``. Only its residuals, which do not depend on n, are of all held-out fields: their means are
-    the floors, and 48 windows of a flow may be of two trajectories. ``rewarded``: the operator that was rewarded (default: the
-    PDE's default). Intervals are 95% bootstrap intervals over samples, of held-out fields over what is solved together
-    (``pde.solved_together``). A sample whose residual or error is not finite counts as infinitely wrong; a set that holds one
-    has fidelity nan.
+    ``real_other`` holds held-out fields other than ``real``. Its first n fields are evaluated like a generated set, under the
+    name ``data``. Only the residuals of ``data`` are over all held-out fields, because their means are the floors. A few windows
+    of a flow may be of one or two trajectories.
+
+    ``rewarded`` is the operator of the reward, by default the PDE's default operator. Intervals are 95% bootstrap intervals over
+    samples; held-out fields that are solved together (``pde.solved_together``) are drawn together. A residual or an error
+    that is nan counts as infinity. The fidelity of a set with a non-finite sample is nan.
     """
     count = _common_count(sets, real_other)
     all_sets = {**sets, DATA: real_other[:count]}
     residuals = {name: physics.residuals(pde, fields) for name, fields in sets.items()}
     residuals[DATA] = physics.residuals(pde, torch.cat([real.cpu(), real_other.cpu()]))
     floors = _Floors(pde, residuals[DATA], all_sets[DATA], seed)
+    compared = {name: floors.compare(columns, is_data=name == DATA) for name, columns in residuals.items()}
     measured = {
-        name: SetMetrics(
-            num_samples=count,
-            num_nonfinite=_count_nonfinite(fields),
-            residuals={
-                operator: floors.compare(operator, column, is_data=name == DATA) for operator, column in residuals[name].items()
-            },
-            **_other_metrics(pde, fields, seed=seed, block=pde.solved_together if name == DATA else 1),
-            fidelity=fidelity_metrics(pde, fields, real),
-        )
+        name: _set_metrics(pde, fields, real, compared[name], seed=seed, block=pde.solved_together if name == DATA else 1)
         for name, fields in all_sets.items()
     }
     reference = measured[DATA].fidelity.energy_distance
@@ -61,8 +55,25 @@ def evaluate_sets(
     )
 
 
+def _set_metrics(
+    pde: PDE, fields: torch.Tensor, real: torch.Tensor, residuals: dict[str, ResidualMetrics], *, seed: int, block: int
+) -> SetMetrics:
+    """Return all metrics of a set whose residuals are measured already."""
+    errors, trivial = physics.resolve_errors(pde, fields)
+    conditions = physics.conditions(pde, fields)
+    return SetMetrics(
+        num_samples=len(fields),
+        num_nonfinite=_count_nonfinite(fields),
+        residuals=residuals,
+        conditions={name: estimate(column, seed=seed, block=block) for name, column in conditions.items()},
+        resolve=estimate(errors, seed=seed, block=block),
+        resolve_trivial=trivial.median().item(),
+        fidelity=fidelity_metrics(pde, fields, real),
+    )
+
+
 def _over_reference(metrics: SetMetrics, reference: float) -> SetMetrics:
-    """Return the metrics with the energy distance set in relation to that of real data."""
+    """Return the metrics with the ratio of the energy distance to the energy distance ``reference`` of real data."""
     fidelity = metrics.fidelity
     return replace(metrics, fidelity=replace(fidelity, energy_distance_ratio_to_data=fidelity.energy_distance / reference))
 
@@ -71,7 +82,7 @@ def _common_count(sets: Mapping[str, torch.Tensor], real_other: torch.Tensor) ->
     if not sets:
         raise ValueError("sets must hold at least one set of samples, got none")
     if DATA in sets:
-        raise ValueError(f"the name {DATA!r} is kept for real data; give those fields as real_other")
+        raise ValueError(f"the name {DATA!r} is kept for real data; give these fields as real_other")
     counts = {name: len(fields) for name, fields in sets.items()}
     count = min(counts.values())
     if len(set(counts.values())) > 1 or count < 2:
@@ -82,7 +93,7 @@ def _common_count(sets: Mapping[str, torch.Tensor], real_other: torch.Tensor) ->
 
 
 def _operator_order(pde: PDE) -> list[str]:
-    """Return the default operator, the unrewarded one, the others."""
+    """Return the default operator, the unrewarded operator, then the others."""
     first = [pde.default_operator, pde.unrewarded_operator]
     return first + [name for name in pde.operators if name not in first]
 
@@ -92,21 +103,29 @@ def _count_nonfinite(fields: torch.Tensor) -> int:
 
 
 def estimate(column: torch.Tensor, *, seed: int, block: int) -> Estimate:
-    """Return mean and median of per-sample values (n,). ``block``: so many consecutive samples depend on each other."""
-    mean, median = (statistics.bootstrap_interval(column, kind, seed=seed, block=block) for kind in ("mean", "median"))  # type: ignore[arg-type]
-    return Estimate(mean=column.mean().item(), median=column.median().item(), mean_interval=mean, median_interval=median)
+    """Return mean and median of per-sample values (n,), of which ``block`` consecutive values depend on each other."""
+    return Estimate(
+        mean=column.mean().item(),
+        median=column.median().item(),
+        mean_interval=statistics.bootstrap_interval(column, "mean", seed=seed, block=block),
+        median_interval=statistics.bootstrap_interval(column, "median", seed=seed, block=block),
+    )
 
 
 class _Floors:
-    """What real data's residuals are, and what noise each operator feels."""
+    """Residuals of real data and noise sensitivity of each operator."""
 
     def __init__(self, pde: PDE, columns: dict[str, torch.Tensor], fields: torch.Tensor, seed: int) -> None:
         self.seed, self.block = seed, pde.solved_together
         self.of_data = {name: estimate(column, seed=seed, block=self.block) for name, column in columns.items()}
         self.slopes = {name: physics.noise_sensitivity(pde, fields, name, seed=seed) for name in columns}
 
-    def compare(self, operator: str, column: torch.Tensor, *, is_data: bool) -> ResidualMetrics:
-        """Return the metrics of a set's residuals. Below the floor: the mean's whole interval lies below that of real data."""
+    def compare(self, columns: dict[str, torch.Tensor], *, is_data: bool) -> dict[str, ResidualMetrics]:
+        """Return the metrics of a set's residuals (n,) by operator."""
+        return {operator: self._compare(operator, column, is_data=is_data) for operator, column in columns.items()}
+
+    def _compare(self, operator: str, column: torch.Tensor, *, is_data: bool) -> ResidualMetrics:
+        """Return the metrics of residuals (n,). They are below the floor if the mean's interval is below real data's interval."""
         floor = self.of_data[operator]
         own = floor if is_data else estimate(column, seed=self.seed, block=1)
         return ResidualMetrics(
@@ -117,20 +136,12 @@ class _Floors:
         )
 
 
-def _other_metrics(pde: PDE, fields: torch.Tensor, *, seed: int, block: int) -> dict[str, object]:
-    """Return conditions and re-solve errors of a set."""
-    errors, trivial = physics.resolve_errors(pde, fields)
-    return {
-        "conditions": {
-            name: estimate(column, seed=seed, block=block) for name, column in physics.conditions(pde, fields).items()
-        },
-        "resolve": estimate(errors, seed=seed, block=block),
-        "resolve_trivial": trivial.median().item(),
-    }
-
-
 def fidelity_metrics(pde: PDE, fields: torch.Tensor, real: torch.Tensor) -> FidelityMetrics:
-    """Measure the likeness of fields to real ones. Of ratios of several channels the farthest from 1 stands, and each."""
+    """Return the closeness of fields to real fields.
+
+    Ratios are given for each channel, and for the channel whose ratio is farthest from 1. The ratio to a second held-out set,
+    which this function does not know, is 1.
+    """
     fields = fields.to(real.device)
     pairs, periodic = distances.compare(fields, real), pde.grid.periodic
     amplitudes = statistics.amplitude_ratio(fields, real)

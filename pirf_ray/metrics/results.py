@@ -1,7 +1,7 @@
-"""Typed results of an evaluation, and their names in JSON files.
+"""The typed results of an evaluation, and their names in JSON files.
 
-``EvaluationResult.to_json`` gives ``{set: {name: number}}`` with these names, documented in docs/reference/metrics.md:
-``residual/<operator>/mean``, ``condition/<name>/mean``, ``resolve/median``, ``fidelity/energy_distance`` and so on.
+``EvaluationResult.to_json`` returns ``{set: {name: number}}``. The names are ``residual/<operator>/mean``,
+``condition/<name>/mean``, ``resolve/median``, ``fidelity/energy_distance`` and so on. docs/reference/metrics.md has them all.
 """
 
 from dataclasses import dataclass, fields
@@ -10,6 +10,7 @@ from typing import Any
 DATA = "data"
 """Name of the set of real fields that is evaluated like a generated set."""
 STATISTICS = ("mean", "median", "mean_interval", "median_interval")
+"""Fields of ``Estimate``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,13 @@ class Estimate:
     """Mean and median over samples, each with its 95% bootstrap interval."""
 
     mean: float
+    """Mean over samples."""
     median: float
+    """Median over samples."""
     mean_interval: tuple[float, float]
+    """95% bootstrap interval of the mean."""
     median_interval: tuple[float, float]
+    """95% bootstrap interval of the median."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,27 +32,27 @@ class ResidualMetrics(Estimate):
     """Mean square residual of one operator."""
 
     over_floor: float
-    """Mean over the mean of real data."""
+    """Mean divided by the floor, the mean residual of real data."""
     below_floor: bool
-    """Whether the mean's whole interval lies below that of real data."""
+    """Whether the whole interval of the mean lies below the interval of the floor."""
     noise_equivalent: float
-    """Standard deviation of the white noise, relative to each channel's, that gives real data this residual."""
+    """Standard deviation of the white noise that gives real data this residual, relative to each channel's standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FidelityMetrics:
-    """Likeness of a set of fields to held-out real fields; see pirf_ray.metrics.distances, spectra and statistics."""
+    """Closeness of a set of fields to held-out real fields; see pirf_ray.metrics.distances, spectra and statistics."""
 
     energy_distance: float
-    """Energy distance (V-statistic)."""
+    """Energy distance to the real fields (V-statistic)."""
     energy_distance_unbiased: float
-    """Squared energy distance without bias (U-statistic)."""
+    """Unbiased squared energy distance to the real fields (U-statistic)."""
     energy_distance_same_law: float
     """Energy distance of two sets of these sizes with the same law."""
     energy_distance_ratio_to_data: float
-    """Energy distance over that of a second held-out set."""
+    """Energy distance divided by the energy distance of a second held-out set."""
     marginal_energy_distance: float
-    """Energy distance of the part whose law is known: coefficient, source or initial condition."""
+    """Energy distance of the marginal, whose law is known: coefficient, source or initial condition."""
     log_spectrum_error: float
     """Root mean square error of the log spectrum, decades."""
     mean_field_error: float
@@ -55,45 +60,48 @@ class FidelityMetrics:
     std_field_error: float
     """Mean square error of the standard-deviation field (SMSE)."""
     diversity_ratio: float
-    """Mean distance of two samples over that of two real fields."""
+    """Mean distance of two samples divided by the mean distance of two real fields."""
     nearest_distance: float
-    """Median distance to the nearest real field."""
+    """Median distance of a sample to the nearest real field."""
     nearest_training_distance: float | None = None
-    """Median distance to the nearest training field, where the training data are known."""
+    """Median distance of a sample to the nearest training field. None if the training data are unknown."""
     amplitude_ratio: float
-    """Standard deviation over that of real fields, of the channel farthest from 1."""
+    """Standard deviation divided by real fields' standard deviation, for the channel whose ratio is farthest from 1."""
     high_wavenumber_ratio: float
-    """Energy above half of Nyquist over that of real fields, of the channel farthest from 1."""
+    """Energy above half of Nyquist divided by real fields' energy there, for the channel whose ratio is farthest from 1."""
     amplitude_ratios: dict[str, float]
-    """``amplitude_ratio`` of each channel."""
+    """Standard deviation of each channel divided by real fields' standard deviation."""
     high_wavenumber_ratios: dict[str, float]
-    """``high_wavenumber_ratio`` of each channel."""
+    """Energy of each channel above half of Nyquist divided by real fields' energy there."""
 
 
 RATIOS = {"amplitude_ratios": "amplitude_ratio", "high_wavenumber_ratios": "high_wavenumber_ratio"}
+"""Fields of ``FidelityMetrics`` with a number per channel, and their names in JSON."""
 SCALARS = tuple(f.name for f in fields(FidelityMetrics) if f.name not in RATIOS)
+"""Fields of ``FidelityMetrics`` with one number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetMetrics:
-    """Everything measured of one set of samples."""
+    """All metrics of one set of samples."""
 
     num_samples: int
+    """Number of samples."""
     num_nonfinite: int
-    """Samples with a value that is not finite."""
+    """Number of samples with a value that is not finite."""
     residuals: dict[str, ResidualMetrics]
     """Residuals by operator."""
     conditions: dict[str, Estimate]
     """Violations by condition."""
     resolve: Estimate
-    """Relative L2 error against the re-solved field."""
+    """Re-solve error: the relative L2 error against the solution solved from the sample's own input."""
     resolve_trivial: float
-    """Median of that error of the trivial competitor."""
+    """Median re-solve error of the trivial competitor."""
     fidelity: FidelityMetrics
-    """Likeness to held-out real fields."""
+    """Closeness to held-out real fields."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return every number by its name."""
+        """Return every number by its JSON name."""
         made: dict[str, Any] = {"num_samples": self.num_samples, "num_nonfinite": self.num_nonfinite}
         for prefix, estimate in self._estimates().items():
             made |= {f"{prefix}/{name}": _plain(value) for name, value in vars(estimate).items()}
@@ -133,13 +141,16 @@ class SetMetrics:
             resolve=Estimate(**_statistics(data, "resolve")),
             resolve_trivial=data["resolve/trivial_median"],
             fidelity=FidelityMetrics(
-                **scalars, **ratios, nearest_training_distance=data.get("fidelity/nearest_training_distance")
+                **scalars,
+                amplitude_ratios=ratios["amplitude_ratios"],
+                high_wavenumber_ratios=ratios["high_wavenumber_ratios"],
+                nearest_training_distance=data.get("fidelity/nearest_training_distance"),
             ),
         )
 
 
 def _names(data: dict[str, Any], group: str) -> list[str]:
-    """Return the operators or conditions of a flat record, in order."""
+    """Return the names of the operators or conditions in a flat record, in order."""
     return [key.split("/")[1] for key in data if key.startswith(f"{group}/") and key.endswith("/mean")]
 
 
@@ -154,45 +165,56 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerRecord:
-    """How the samples of an evaluation were made."""
+    """Settings with which the samples of an evaluation were made."""
 
     num_steps: int
+    """Number of the sampler's steps."""
     solver: str
+    """Solver of the sampler's steps."""
     nfe: int
     """Network evaluations per sample."""
     corrections: int = 0
-    """Steps of the finisher."""
+    """Number of the finisher's steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """Metrics of every set of an evaluation, with real data measured in the same way under ``data``."""
+    """Metrics of every set of an evaluation, and of real data under ``data``."""
 
     env_id: str
+    """Env id of the PDE."""
     resolution: int
+    """Rows and columns of the fields."""
     operators: list[str]
-    """Residual operators: the default, the unrewarded, the others."""
+    """Residual operators: the default, the unrewarded, then the others."""
     default_operator: str
+    """Residual operator that the PDE rewards by default."""
     unrewarded_operator: str
+    """Residual operator of the unrewarded check."""
     rewarded_operator: str
+    """Residual operator of the reward."""
     conditions: list[str]
+    """Conditions of the PDE."""
     channels: list[str]
+    """Channels of the fields."""
     num_samples: int
-    """Samples per set."""
+    """Number of samples per set."""
     num_real: int
-    """Held-out fields that every set is compared with."""
+    """Number of held-out fields that every set is compared with."""
     sets: dict[str, SetMetrics]
     """Metrics by set."""
     sampler: SamplerRecord | None = None
+    """Settings of the sampler. None if the samples are not from a model."""
     seed: int | None = None
+    """Seed of the samples and of the held-out fields."""
     kept_update: int | None = None
     """Update of a run's kept model."""
     ending: str | None = None
-    """How the run ended, in a sentence."""
+    """End of the run, as a sentence."""
 
     @property
     def data(self) -> SetMetrics:
-        """Return the metrics of real data: the floors."""
+        """Return the metrics of real data."""
         return self.sets[DATA]
 
     def __getitem__(self, name: str) -> SetMetrics:
@@ -200,7 +222,7 @@ class EvaluationResult:
         return self.sets[name]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as result.json holds it: what was measured, then each set by name."""
+        """Return the result as result.json holds it: the description of the evaluation, then each set by name."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("sets", "sampler")}
         made = {name: value for name, value in plain.items() if value is not None}
         if self.sampler is not None:
@@ -209,7 +231,7 @@ class EvaluationResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "EvaluationResult":
-        """Read result.json. KeyError or TypeError if it is none."""
+        """Read the result back. KeyError or TypeError if the data are not a result."""
         known = {f.name for f in fields(cls)} - {"sets", "sampler"}
         return cls(
             **{name: value for name, value in data.items() if name in known},

@@ -1,21 +1,22 @@
 """Spectra of sample sets, and fidelity by spectra.
 
-Sets are fields (n, c, h, w) in physical units. Axes that are not periodic are multiplied by a Hann window first.
+Sets are fields (n, c, h, w) in physical units. An axis that is not periodic is multiplied by a Hann window first.
 """
 
 import torch
 
 BLOCK = 512
-"""Samples whose transforms are held at once."""
+"""Number of samples whose transforms are in memory at once."""
 POWER_FLOOR = 1e-12
-"""Power, relative to the reference's largest, under which spectra are rounding of float32 fields and not compared."""
+"""Power, relative to the reference's largest, below which the spectrum of float32 fields is rounding."""
 Periodic = tuple[bool, bool]
+"""Whether (rows, columns) are periodic."""
 
 
 def spectrum(fields: torch.Tensor, axis: int = -1, *, periodic: bool = True) -> torch.Tensor:
-    """Mean power (c, size//2 + 1) by wavenumber index k = 0..size//2 along one axis of fields (n, c, h, w), units^2.
+    """Return the mean power (c, size//2 + 1) of wavenumbers k = 0..size//2 along one axis of fields (n, c, h, w), units^2.
 
-    One-sided: its sum over k is the mean square. An axis that is not periodic is multiplied by a Hann window first.
+    The spectrum is one-sided: its sum over k is the mean square of the (windowed) fields.
     """
     lines = fields.double().movedim(axis, -1)
     size = lines.shape[-1]
@@ -26,15 +27,15 @@ def spectrum(fields: torch.Tensor, axis: int = -1, *, periodic: bool = True) -> 
 
 
 def log_spectrum_error(a: torch.Tensor, b: torch.Tensor, periodic: Periodic = (True, True)) -> float:
-    """Root mean square over wavenumber bins and channels of log10(P_a / P_b), in decades: see ``log_spectrum_errors``."""
+    """Return the root mean square of log10(P_a / P_b) over wavenumber bins and channels, decades; see ``log_spectrum_errors``."""
     return log_spectrum_errors(a, b, periodic).square().mean().sqrt().item()
 
 
 def log_spectrum_errors(a: torch.Tensor, b: torch.Tensor, periodic: Periodic = (True, True)) -> torch.Tensor:
-    """Root mean square over wavenumber bins of log10(P_a / P_b), in decades, of each channel (c,).
+    """Return the root mean square (c,) of log10(P_a / P_b) over wavenumber bins of each channel, decades.
 
-    P: mean power in radial bins of unit width up to Nyquist, without k = 0; axes that are not periodic (rows, columns)
-    are Hann-windowed. POWER_FLOOR of the reference's largest bin is added to both.
+    P is the mean power in radial bins of unit width up to Nyquist, without k = 0. POWER_FLOOR times the largest bin of the
+    reference b is added to both powers.
     """
     power_a, power_b = (_radial_bins(_power(fields, periodic)) for fields in (a, b))
     floor = POWER_FLOOR * power_b.amax(1, keepdim=True)
@@ -42,7 +43,7 @@ def log_spectrum_errors(a: torch.Tensor, b: torch.Tensor, periodic: Periodic = (
 
 
 def high_wavenumber_ratio(a: torch.Tensor, b: torch.Tensor, periodic: Periodic = (True, True)) -> torch.Tensor:
-    """Energy of a over that of b, (c,), in modes whose radial wavenumber is above half of Nyquist. Windows as above."""
+    """Return the energy of a over the energy of b (c,) in modes with a radial wavenumber above half of Nyquist."""
     power_a, power_b = _power(a, periodic), _power(b, periodic)
     high = _radius(*power_a.shape[1:]).to(power_a.device) > 0.5
     floor = POWER_FLOOR * power_b.sum((1, 2))
@@ -50,7 +51,7 @@ def high_wavenumber_ratio(a: torch.Tensor, b: torch.Tensor, periodic: Periodic =
 
 
 def _window(size: int, periodic: bool) -> torch.Tensor:
-    """Ones, or a Hann window scaled to mean square 1, (size,)."""
+    """Return ones for a periodic axis, otherwise a Hann window with mean square 1, (size,)."""
     if periodic:
         return torch.ones(size, dtype=torch.float64)
     window = torch.hann_window(size, dtype=torch.float64)
@@ -58,7 +59,7 @@ def _window(size: int, periodic: bool) -> torch.Tensor:
 
 
 def _power(fields: torch.Tensor, periodic: Periodic) -> torch.Tensor:
-    """Mean power (c, h, w) of each mode, over samples."""
+    """Return the mean power (c, h, w) of each mode over samples."""
     h, w = fields.shape[-2:]
     window = (_window(h, periodic[0])[:, None] * _window(w, periodic[1])).to(fields.device)
     total = torch.zeros(fields.shape[1:], dtype=torch.float64, device=fields.device)
@@ -68,13 +69,13 @@ def _power(fields: torch.Tensor, periodic: Periodic) -> torch.Tensor:
 
 
 def _radius(h: int, w: int) -> torch.Tensor:
-    """Radial wavenumber (h, w) of each mode in units of Nyquist."""
+    """Return the radial wavenumber (h, w) of each mode in units of Nyquist."""
     rows, columns = (2 * torch.fft.fftfreq(size, dtype=torch.float64) for size in (h, w))
     return torch.hypot(rows[:, None], columns)
 
 
 def _radial_bins(power: torch.Tensor) -> torch.Tensor:
-    """Mean power (c, min(h, w)//2) in radial bins k = 1..Nyquist of power (c, h, w)."""
+    """Return the mean power (c, min(h, w)//2) in radial bins k = 1..Nyquist of power (c, h, w)."""
     h, w = power.shape[1:]
     nyquist = min(h, w) // 2
     bins = (_radius(h, w) * nyquist).round().long().flatten().to(power.device)

@@ -1,4 +1,4 @@
-"""The pretraining loop: updates, checkpoints, progress, Ctrl-C. With Ray, the same loop runs in each Train worker."""
+"""The pretraining loop: updates, checkpoints, progress, Ctrl-C. With Ray, each Train worker runs this loop."""
 
 import signal
 import threading
@@ -23,18 +23,18 @@ RECORD_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Data-parallel training over Ray Train."""
+    """Workers of a data-parallel training over Ray Train."""
 
     workers: int = 0
-    """Ray Train workers; each takes an equal share of every batch. 1: this process, without Ray. 0: as many as there are GPUs."""
+    """Number of Ray Train workers; each gets an equal share of every batch. 1: this process, without Ray. 0: one per GPU."""
     worker_cpus: float = 1.0
-    """CPUs that Ray reserves for each worker, and its torch threads."""
+    """CPUs that Ray reserves for each worker, and its number of torch threads."""
     worker_gpus: int | None = None
-    """GPUs of each worker, 0 or 1; default: 1 where there are GPUs."""
+    """GPUs of each worker, 0 or 1. Default: 1 if there are GPUs."""
     max_failures: int = 3
-    """Times the training may be restarted, from its last checkpoint, after a lost worker."""
+    """Number of restarts from the last checkpoint after a lost worker."""
     address: str | None = None
-    """Ray cluster to train on, which must see OUT and the data under the same paths; default: start Ray on this machine."""
+    """Address of a Ray cluster that sees OUT and the data under the same paths. Default: start Ray on this machine."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "worker_cpus", "max_failures"):
@@ -45,12 +45,13 @@ class Workers:
 
     @property
     def threads(self) -> int:
+        """Return the torch threads of each worker."""
         return max(1, int(self.worker_cpus))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """What pretrain.jsonl holds about once per second."""
+    """Record of pretrain.jsonl, written about once per second."""
 
     update: int
     """Updates made."""
@@ -60,27 +61,31 @@ class TrainingRecord:
     """Images shown per second since the training began or was resumed."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record of pretrain.jsonl."""
+        """Return the record as pretrain.jsonl holds it."""
         return dict(vars(self))
 
 
 def begin(trainer: Pretrainer, checkpoint: Path, init: Path | None) -> None:
-    """Go on from the checkpoint if there is one, else begin with the model ``init``, else with random weights."""
+    """Continue from the checkpoint if it exists; otherwise start from the model ``init``, or from random weights.
+
+    CheckpointError if the checkpoint's training started from another model than ``init``.
+    """
     if init is not None:
         trainer.start_from(init)
     if checkpoint.exists():
         given = trainer.init
         trainer.load(checkpoint)
         if init is not None and trainer.init != given:
-            raise CheckpointError(f"{checkpoint}: began with {trainer.init or 'random weights'}, not with --init {init}")
+            raise CheckpointError(f"{checkpoint}: started from {trainer.init or 'random weights'}, not from --init {init}")
 
 
 def run_updates(
     trainer: Pretrainer, checkpoint: Path, *, asked_to_stop: Callable[[], bool], on_record: Callable[[TrainingRecord], None]
 ) -> None:
-    """To the end, or until rank 0 is asked to stop; a checkpoint every 500 updates and at the end. Every rank runs it.
+    """Make updates to the end, or until rank 0 is asked to stop. Every rank runs this loop.
 
-    Rank 0 alone writes, asks and records, about once a second. FloatingPointError (on every rank) for a non-finite loss.
+    Rank 0 alone saves checkpoints, asks ``asked_to_stop`` and calls ``on_record``. It saves every CHECKPOINT_UPDATES updates
+    and at the end, and records about once per second. FloatingPointError, on every rank, for a non-finite loss.
     """
     first = trainer.communicator.rank == 0
     started, begun, recorded = time.monotonic(), trainer.update_index, 0.0
@@ -98,19 +103,19 @@ def run_updates(
 
 
 def diverged(error: str, checkpoint: Path) -> ConfigError:
-    """Return the error of a non-finite loss."""
+    """Return the error of a non-finite loss. Its message names the last checkpoint."""
     kept = f"the last checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
     return ConfigError(f"{error}; {kept}")
 
 
 class Log:
-    """OUT/pretrain.jsonl: the training's records, appended by rank 0, read by whoever shows them."""
+    """Journal OUT/pretrain.jsonl of a training's records. Rank 0 writes it; the process that shows the progress reads it."""
 
     def __init__(self, out: Path) -> None:
         self.journal = Journal(out / "pretrain.jsonl")
 
     def rewind(self, update: int) -> None:
-        """Drop the records of updates after ``update``, which will be made again, and of failures."""
+        """Drop the records of failures and of updates after ``update``, which will be made again."""
         self.journal.rewind(lambda record: record["update"] <= update and "error" not in record)
 
     def append(self, record: TrainingRecord) -> None:
@@ -118,28 +123,29 @@ class Log:
         self.journal.append(record.to_json())
 
     def fail(self, update: int, error: str) -> None:
-        """Record that the training failed for good, which a restart would repeat."""
+        """Record an error that a restart would repeat."""
         self.journal.append({"update": update, "error": error})
 
     def latest(self) -> TrainingRecord | None:
-        """Return the last record; None if there is none, or if it is of a failure."""
+        """Return the last record. None if there is no record or the last one is a failure."""
         record = self.journal.latest()
         return TrainingRecord(**record) if record and "error" not in record else None
 
     def failure(self) -> str | None:
-        """Return what the training failed with, if that is the last record."""
+        """Return the error of the last record. None if the last record is not a failure."""
         record = self.journal.latest()
         return record.get("error") if record else None
 
 
 class Lines:
-    """A line about the training every 15 seconds and at its end."""
+    """Printed lines about the training, one every LINE_SECONDS and one at the end."""
 
     def __init__(self, updates: int, batch: int, console: Console) -> None:
         self.updates, self.batch, self.console = updates, batch, console
         self._printed = 0.0
 
     def show(self, record: TrainingRecord) -> None:
+        """Print a line if it is time, or if the training has ended."""
         finished = record.update >= self.updates
         if time.monotonic() - self._printed > LINE_SECONDS or finished:
             self._printed = time.monotonic()
@@ -154,9 +160,9 @@ class Lines:
 
 @contextmanager
 def whole_updates() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event and lets the update end, so that a resumed training has the bits of one never stopped.
+    """Yield an event that Ctrl-C sets. A second Ctrl-C raises KeyboardInterrupt at once.
 
-    A second Ctrl-C stops at once.
+    The first Ctrl-C lets the update end, so a resumed training gives the same bits as an uninterrupted training.
     """
     stop = threading.Event()
 
@@ -173,7 +179,7 @@ def whole_updates() -> Iterator[threading.Event]:
 
 
 def train_here(trainer: Pretrainer, checkpoint: Path, lines: Lines) -> None:
-    """Train in this process. KeyboardInterrupt after a stop with a checkpoint, ConfigError for a non-finite loss."""
+    """Train in this process. ConfigError for a non-finite loss; KeyboardInterrupt after a Ctrl-C and a saved checkpoint."""
     log = Log(checkpoint.parent)
     log.rewind(trainer.update_index)
 

@@ -11,18 +11,22 @@ from pirf_ray.pretraining.trainer import PretrainSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What a preset decides."""
+    """Settings of a pretraining at one scale."""
 
     settings: PretrainSettings
+    """Settings of the training."""
     training_samples: int
+    """Number of solver samples to train on."""
     parameters: dict[str, float] = field(default_factory=dict)
-    """Of the PDE, where the preset's resolution cannot resolve the default's physics."""
+    """Parameters of the PDE, if the resolution is too coarse for the default parameters."""
     card_samples: int
+    """Number of samples that the model card measures."""
     card_real: int
+    """Number of held-out fields that the model card compares with."""
 
 
 def smoke(pde_type: type[PDE]) -> Preset:
-    """Seconds: for tests."""
+    """Return a preset of seconds, for tests."""
     pde = pde_type(8)
     network = NetworkConfig(
         resolution=8, channels=len(pde.channels), model_channels=8, channel_mult=(1, 2), num_blocks=1, periodic=pde.grid.periodic
@@ -32,18 +36,20 @@ def smoke(pde_type: type[PDE]) -> Preset:
 
 
 SMALL_NETWORKS: dict[str, dict[str, Any]] = {"Burgers-v0": {"model_channels": 32, "channel_mult": (1, 2, 2)}}
-"""Where they differ from the preset's four narrow levels, which see the whole domain: elliptic solutions are global."""
+"""Architectures that differ from the preset's four narrow levels. Four levels see the whole domain, as elliptic solutions do."""
 SMALL_NOISE: dict[str, tuple[float, float]] = {"Darcy-v0": (-1.5, 1.8)}
-"""Mean and standard deviation of ln sigma where sigma_data is not about .14. Darcy: .75, with a far smoother u."""
-
-
+"""Mean and standard deviation of ln sigma for data whose sigma_data is not about 0.14. Darcy's is 0.72, and its u is smoother."""
 SMALL_PARAMETERS: dict[str, dict[str, float]] = {"Kolmogorov-v0": {"reynolds": 40.0}}
+"""Parameters of PDEs whose default physics 32x32 points do not resolve."""
 SMALL_SAMPLES: dict[str, int] = {"Kolmogorov-v0": 16_384}
-"""Where solving takes minutes; each sample stands for all its images under the symmetries (16 n of Kolmogorov flow)."""
+"""Numbers of training samples of PDEs whose solver takes minutes. Each sample of Kolmogorov flow has 16 n symmetric images."""
 
 
 def small(pde_type: type[PDE]) -> Preset:
-    """40 minutes on two cores: what ships. The noise law sits where the data's small scales are decided (sigma_data .14)."""
+    """Return the preset of the shipped models, 40 minutes on two cores.
+
+    The law of ln sigma has its weight at the noise levels that decide the small scales of the data (sigma_data 0.14).
+    """
     pde = pde_type(32)
     architecture = SMALL_NETWORKS.get(pde.env_id, {"model_channels": 24, "channel_mult": (1, 1, 2, 3)})
     network = NetworkConfig(channels=len(pde.channels), num_blocks=1, periodic=pde.grid.periodic, **architecture)
@@ -59,7 +65,7 @@ def small(pde_type: type[PDE]) -> Preset:
 
 
 def paper(pde_type: type[PDE]) -> Preset:
-    """128x128 with the architecture of Yuan et al. 2025 and EDM's noise law, for GPUs."""
+    """Return a preset for GPUs: 128x128, the architecture of Yuan et al. (2025, arXiv 2509.20570), EDM's noise law."""
     pde = pde_type(128)
     network = NetworkConfig(
         resolution=128,

@@ -25,34 +25,36 @@ from pirf_ray.diffusion.networks import NetworkConfig
 from pirf_ray.learning.communicator import Communicator, SingleProcess
 
 Precision = Literal["auto", "float32", "tf32", "bf16"]
+"""Precision of the network's matrix products."""
 PREPARED_BATCHES = 4
+"""Number of batches that threads prepare ahead of a training on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """How a base model is trained."""
+    """Settings of the training of a base model."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Architecture."""
     images: int = 240_000
-    """Training images shown in all."""
+    """Number of training images shown in all."""
     batch: int = 32
-    """Images an update, over all workers."""
+    """Images per update, over all workers."""
     learning_rate: float = 1e-3
-    """Peak learning rate of Adam; linear warm-up, then half a cosine down to zero."""
+    """Peak learning rate of Adam. The rate is half a cosine down to zero, times a linear warm-up."""
     warmup_images: int = 6_400
-    """Images of the linear warm-up."""
+    """Number of images of the linear warm-up."""
     ema_decay: float = 0.999
-    """Decay of the moving average of the weights, an update."""
+    """Decay per update of the moving average of the weights."""
     noise_mean: float = -1.2
-    """Mean of ln sigma in training. EDM: -1.2, for data of standard deviation .5."""
+    """Mean of ln sigma in training. EDM has -1.2 for data of standard deviation 0.5."""
     noise_std: float = 1.2
     """Standard deviation of ln sigma in training."""
     augment: bool = True
-    """Apply the exact symmetries of the equation and of its data's law."""
+    """Whether random exact symmetries of the equation and of its data's law are applied to the data."""
     precision: Precision = "auto"
-    """Of the network's matrix products: float32, tf32 (GPUs only) or bf16 (autocast of the network; weights, loss, average stay
-    float32). auto: tf32 on a GPU, else float32."""
+    """Precision of the network's matrix products: float32, tf32 (GPUs only) or bf16. auto: tf32 on a GPU, otherwise float32.
+    bf16 is autocast of the network; weights, loss and average stay float32."""
     seed: int = 0
     """Seed of weights, batches and noise."""
 
@@ -65,10 +67,11 @@ class PretrainSettings:
 
     @property
     def updates(self) -> int:
+        """Return the number of updates in all."""
         return self.images // self.batch
 
     def on(self, device_type: str) -> "PretrainSettings":
-        """With the precision that ``auto`` means on cpu or cuda; ConfigError for one that the device has not."""
+        """Return the settings with the precision that ``auto`` means on cpu or cuda. ConfigError for tf32 on a CPU."""
         if self.precision == "tf32" and device_type != "cuda":
             raise ConfigError(f"--precision tf32 needs an NVIDIA GPU, this training is on the {device_type}: float32 or bf16")
         auto: Precision = "tf32" if device_type == "cuda" else "float32"
@@ -76,12 +79,12 @@ class PretrainSettings:
 
 
 class TrainedDenoiser(Denoiser):
-    """A denoiser whose network is evaluated in bf16 autocast, or compiled. Its tensors and their names are a Denoiser's."""
+    """Denoiser whose network is evaluated in bf16 autocast, or compiled. Its tensors have the names of a Denoiser's."""
 
     def __init__(self, config: NetworkConfig, sigma_data: float, *, bf16: bool = False, compiled: bool = False) -> None:
         super().__init__(config, sigma_data)
         self.bf16 = bf16
-        # Compiled is the method, not the module: a compiled module would put its own prefix on the tensors' names.
+        # The method is compiled, not the module: a compiled module adds a prefix to the names of its tensors.
         self.evaluate = torch.compile(self.network.forward) if compiled else self.network.forward
 
     def _network(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
@@ -91,7 +94,7 @@ class TrainedDenoiser(Denoiser):
 
 @contextmanager
 def tf32(enabled: bool, device: torch.device) -> Iterator[None]:
-    """TF32 in matrix products and convolutions on or off; afterwards as it was. CPUs have none."""
+    """Switch TF32 of matrix products and convolutions on or off inside the block. CPUs have no TF32."""
     if device.type != "cuda":
         yield
         return
@@ -106,18 +109,18 @@ def tf32(enabled: bool, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def dropout_seed(seed: int, update: int, rank: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's own generator: here it is a function of (seed, update, rank), afterwards as it was."""
+    """Make torch's generator, from which dropout draws, a function of (seed, update, rank) inside the block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(seeding.generator(seed, f"dropout of rank {rank}", update).integers(2**63)))
         yield
 
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Fields in model units (b, c, h, w), sigma (b,), standard normal noise (b, c, h, w); float32, on the CPU."""
+"""Tuple of fields in model units (b, c, h, w), sigma (b,) and standard normal noise (b, c, h, w), float32, on the CPU."""
 
 
 class Batches:
-    """Batches as a function of (seed, update). With ``prepared`` > 0 as many of the next ones are made in threads meanwhile."""
+    """Batches by their update, a pure function of (seed, update). Threads make the next ``prepared`` batches ahead."""
 
     def __init__(self, settings: PretrainSettings, pde: PDE, data: FieldFile, prepared: int = 0) -> None:
         self.settings, self.pde, self.data, self.prepared = settings, pde, data, prepared
@@ -134,6 +137,7 @@ class Batches:
         return batch
 
     def make(self, update: int) -> Batch:
+        """Return the batch of an update, made in this thread."""
         s = self.settings
         rng = seeding.generator(s.seed, "pretrain", update)
         fields = self.data.read(rng.integers(len(self.data), size=s.batch))
@@ -145,9 +149,10 @@ class Batches:
 
 
 class Pretrainer:
-    """The training's state. Batches and noise of update u are a function of (seed, u), so a resumed run is the same run.
+    """State of a training: weights, optimizer, average, data.
 
-    Over several ranks each takes an equal share of every batch, and all hold the same weights.
+    Batches and noise of update u are a function of (seed, u), so a resumed training gives the same bits. Each rank takes an
+    equal share of every batch, and all ranks hold the same weights.
     """
 
     def __init__(
@@ -175,7 +180,7 @@ class Pretrainer:
         )
         self.init: dict[str, Any] | None = None
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(settings.seed)  # the CPU's alone: torch.manual_seed reseeds a caller's GPU
+            torch.default_generator.manual_seed(settings.seed)  # torch.manual_seed would also reseed the caller's GPU
             denoiser = TrainedDenoiser(
                 settings.network, self.info.sigma_data, bf16=settings.precision == "bf16", compiled=compiled
             )
@@ -186,10 +191,11 @@ class Pretrainer:
         self.mean_loss: float | None = None
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return self.denoiser.network.state_dict()
+        tensors: dict[str, torch.Tensor] = self.denoiser.network.state_dict()
+        return tensors
 
     def start_from(self, path: Path) -> None:
-        """Begin with the averaged weights of another model of the same architecture, of any PDE."""
+        """Start from the averaged weights of a model with the same architecture, of any PDE."""
         info, meta = checkpoints.load_meta(path)
         if info.network != self.settings.network:
             raise checkpoints.CheckpointError(f"--init {path}: {info.network}, expected {self.settings.network}")
@@ -199,13 +205,13 @@ class Pretrainer:
         self.init = {"env_id": info.env_id, "images": meta.get("images"), "weights": meta["hashes"]["ema"], **earlier}
 
     def learning_rate(self) -> float:
-        """Rate of the next update; the first one is already positive."""
+        """Return the learning rate of the next update. The rate of the first update is positive."""
         s = self.settings
         warmup = min(1.0, (self.update_index + 1) * s.batch / max(s.warmup_images, 1))
         return s.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.update_index / s.updates))
 
     def step(self) -> float:
-        """One update; returns its loss. A non-finite loss raises FloatingPointError: a base model must not hide one."""
+        """Make one update and return its loss. FloatingPointError if the loss is not finite."""
         self.denoiser.train()
         self.optimizer.zero_grad(set_to_none=True)
         with tf32(self.settings.precision != "float32", self.device):
@@ -220,7 +226,7 @@ class Pretrainer:
         return value
 
     def _backward(self) -> torch.Tensor:
-        """Gradient of this rank's part of the batch's mean loss; returns that part."""
+        """Make the gradient of this rank's part of the batch's mean loss, and return this part."""
         rank, world = self.communicator.rank, self.communicator.world
         each = self.settings.batch // world
         y, sigma, noise = (part[rank * each : (rank + 1) * each] for part in self.batches[self.update_index])
@@ -229,29 +235,30 @@ class Pretrainer:
         dropout = self.settings.network.dropout > 0
         with dropout_seed(self.settings.seed, self.update_index, rank, self.device) if dropout else nullcontext():
             loss = denoising_loss(self.denoiser, y, sigma, noise) / world
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _sum(self, loss: torch.Tensor) -> float:
-        """Sum gradients, in place, and losses over the ranks; the whole batch's loss."""
+        """Sum the gradients over the ranks, in place, and return the sum of the losses."""
         if self.communicator.world == 1:
             return loss.item()
         gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
         flat = self.communicator.sum(torch.cat([*(g.flatten() for g in gradients), loss.reshape(1)]))
-        for gradient, total in zip(gradients, flat[:-1].split([g.numel() for g in gradients]), strict=True):
+        for gradient, total in zip(gradients, torch.split(flat[:-1], [g.numel() for g in gradients]), strict=True):
             gradient.copy_(total.view(gradient.shape))
         return flat[-1].item()
 
     @property
     def finished(self) -> bool:
+        """Return whether all updates are made."""
         return self.update_index >= self.settings.updates
 
     def described(self) -> dict[str, int | str]:
-        """Which data the model is trained on."""
+        """Return the seed, the stream and the number of the training data."""
         return {"seed": self.data.seed, "stream": self.data.stream, "samples": len(self.data)}
 
     def meta(self) -> dict[str, Any]:
-        """What a model of these weights says of its training."""
+        """Return what the meta.json of a model with these weights holds about its training."""
         return {
             "kind": "base",
             "images": self.update_index * self.settings.batch,
@@ -261,6 +268,7 @@ class Pretrainer:
         }
 
     def save(self, path: Path) -> None:
+        """Write a checkpoint to continue from."""
         meta = {**self.meta(), "updates": self.update_index}
         state = {"optimizer": self.optimizer.state_dict(), "ema_updates": self.ema.updates}
         config = asdict(self.settings)
@@ -269,15 +277,15 @@ class Pretrainer:
         )
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint of the same settings, data and beginning."""
+        """Continue from a checkpoint. CheckpointError if its settings or data are others."""
         _, meta = checkpoints.load_meta(path)
-        stored = {"precision": "float32", **files.read_json(path / checkpoints.CONFIG)}  # older ones name no precision
+        stored = {"precision": "float32", **files.read_json(path / checkpoints.CONFIG)}  # older checkpoints have no precision
         asked = json.loads(json.dumps(asdict(self.settings)))
         changed = sorted(k for k in stored.keys() | asked.keys() if stored.get(k) != asked.get(k))
         if changed:
             raise checkpoints.CheckpointError(f"{path}: was trained with other settings: {', '.join(changed)}")
         if meta["data"] != self.described():
-            raise checkpoints.CheckpointError(f"{path}: was trained on {meta['data']}, the data given is {self.described()}")
+            raise checkpoints.CheckpointError(f"{path}: was trained on {meta['data']}, not on the given data {self.described()}")
         self.denoiser.load_network(checkpoints.load_weights(path, "model"))
         state = checkpoints.load_optimizer(path)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -286,6 +294,6 @@ class Pretrainer:
 
 
 def check_share(batch: int, workers: int) -> None:
-    """ConfigError if the workers' shares of a batch would not be equal."""
+    """Raise ConfigError unless all workers get equal shares of a batch."""
     if batch % workers:
         raise ConfigError(f"--batch must be a multiple of --workers {workers}, got {batch}")

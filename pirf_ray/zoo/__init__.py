@@ -1,4 +1,4 @@
-"""Base models that ship with the package: zoo/<env id>/<resolution>/, each with its model card CARD.md."""
+"""The base models that ship with the package. Each is a directory zoo/<env id>/<resolution>/ with a model card, CARD.md."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def shipped() -> dict[tuple[str, int], Path]:
 
 
 def find(env_id: str, resolution: int | None = None) -> Path:
-    """Return a shipped base model, by default of the smallest resolution. CheckpointError names what there is instead."""
+    """Return the directory of a shipped base model, by default of the smallest resolution. CheckpointError names the others."""
     models = shipped()
     if resolution is None:
         resolution = min((n for env, n in models if env == env_id), default=None)
@@ -21,7 +21,7 @@ def find(env_id: str, resolution: int | None = None) -> Path:
         known = ", ".join(f"{env} at {n}x{n}" for env, n in sorted(models))
         at = f" at {resolution}x{resolution}" if resolution else ""
         raise CheckpointError(
-            f"no base model for {env_id}{at} ships with the package (there is: {known or 'none'}); "
+            f"no base model for {env_id}{at} ships with the package (shipped: {known or 'none'}); "
             f"give your own with --base, or train one with python -m pirf_ray.pretrain"
         )
     return models[env_id, resolution]

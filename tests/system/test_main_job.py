@@ -1,6 +1,7 @@
 """The commands as a user runs them: bad input, whole runs over Ray, Ctrl-C, killed processes, the Python API."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from commands import refuse
 from envs.data import datasets
 from envs.pdes import make_pde
 from pirf_ray import api, zoo
+from pirf_ray.__main__ import ORDER
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.training.runs import RunDirectory
 from places import ROOT
@@ -55,8 +57,8 @@ def broken_base(path: Path, how: str) -> Path:
         (["--anchor", "-1"], r"--anchor must not be negative"),
         (["--operator", "upwind"], r"--operator 'upwind' is not one of Burgers-v0; known: \['consistent', 'paper', 'simpson'\]"),
         (["--levels", "9"], r"--levels must be in \[0, 3\]"),
-        (["--actors", "400"], r"--actors 400 and --workers 1 need 100.25 CPUs .* the cluster has"),
-        (["--worker-gpus", "64"], r"need 64 GPUs"),
+        (["--actors", "400"], r"--actors, .*: the run needs 100.25 CPUs and 0 GPUs in 401 pieces, the cluster has"),
+        (["--worker-gpus", "64"], r"needs .* 64 GPUs"),
         (["--resolution", "64"], r"no base model for Burgers-v0 at 64x64 ships .*Burgers-v0 at 32x32"),
         (["--base", "nowhere"], r"nowhere: no such checkpoint directory"),
         (["--data", "nowhere.h5"], r"nowhere.h5: no such file"),
@@ -122,7 +124,7 @@ def test_an_output_directory_that_holds_something_is_refused(capsys: pytest.Capt
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["train", "data", "pretrain", "generate", "evaluate", "throughput"])
+@pytest.mark.parametrize("name", [*ORDER, "studies.hacking", "studies.scaling", "studies.throughput"])
 def test_help_explains_every_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     from importlib import import_module
 
@@ -163,22 +165,10 @@ def test_pretraining_makes_a_model_that_generates(capsys: pytest.CaptureFixture[
     assert "was trained with other settings: learning_rate" in refuse(pretrain.main, changed, capsys)
 
 
-def test_python_api_of_the_readme() -> None:
-    """The README's own lines, run as they stand there."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    code = next(block for block in blocks if "api.load" in block)
-    assert len(code.strip().splitlines()) <= 14
-    small = re.sub(r"updates=\d+", "updates=2, guard_samples=4, pool_start=16, num_steps=4, truncation=2, pool_growth=0.0", code)
-    small = re.sub(r"samples=\d+, real=\d+", "samples=4, real=8", small)
-    names: dict = {}
-    exec(compile(small, "README.md", "exec"), names)
-    assert names["fields"].shape[1:] == (1, 32, 32)
-
-
 def test_settings_of_the_api_are_named_like_the_flags() -> None:
     assert api.configure("Burgers-v0", batch=4, chunk=4).rollout.chunk == 4  # each alone would not fit the other
     config = api.configure("Burgers-v0", truncation=3, l2=0.5, seed=4)
-    assert (config.pirf.truncation, config.regularization.l2, config.seed) == (3, 0.5, 4)
+    assert (config.policy.truncation, config.regularization.l2, config.seed) == (3, 0.5, 4)
     with pytest.raises(ValueError, match="unknown settings: lambda_"):
         api.configure("Burgers-v0", lambda_=1.0)
 
@@ -200,7 +190,7 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     assert (finished / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     result = json.loads((finished / "result.json").read_text())
     assert {"base", "tuned", "data"} <= result.keys()
-    assert [r["update"] for r in RunDirectory.open(finished).history()] == [1, 2, 3, 4]
+    assert [r.update for r in RunDirectory.open(finished).history()] == [1, 2, 3, 4]
     assert any((finished / "tensorboard").iterdir())
 
 
@@ -208,14 +198,71 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
 def test_generate_and_evaluate_take_a_run(finished: Path, tmp_path: Path) -> None:
     made = run("generate", "--checkpoint", str(finished), "--num-samples", "4", "--out", str(tmp_path / "s.h5"))
     assert made.returncode == 0, made.stderr
-    figures = tmp_path / "figures.json"
-    arguments = ["--checkpoint", str(finished), "--samples", "8", "--real", "16", "--out", str(figures)]
+    metrics = tmp_path / "metrics.json"
+    arguments = ["--checkpoint", str(finished), "--samples", "8", "--real", "16", "--out", str(metrics)]
     done = run("evaluate", *arguments)
     assert done.returncode == 0, done.stderr
-    assert json.loads(figures.read_text())["num_samples"] == 8
+    assert json.loads(metrics.read_text())["num_samples"] == 8
+    line = run("summary", str(finished), str(metrics)).stdout.strip().splitlines()[-1]
+    assert line.startswith("| Burgers 32² | 9 |")
 
 
 def test_zoo_names_what_ships() -> None:
     with pytest.raises(checkpoints.CheckpointError, match="no base model for Burgers-v0 at 16x16 ships .*Burgers-v0 at 32x32"):
         zoo.find("Burgers-v0", 16)
     assert tiny_denoiser().config.resolution == 8
+
+
+def test_every_command_takes_a_shipped_models_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pirf_ray import evaluate, generate
+
+    generate.main(["--checkpoint", "Poisson-v0", "--num-samples", "2", "--num-steps", "2", "--out", str(tmp_path / "s.h5")])
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file["base/fields"].shape == (2, 2, 32, 32)
+    evaluate.main(["--checkpoint", "Poisson-v0", "--samples", "4", "--real", "16", "--num-steps", "2"])
+    assert "Poisson-v0 at 32" in capsys.readouterr().out
+    unknown = ["--checkpoint", "Stokes-v0", "--out", str(tmp_path / "t.h5")]
+    assert "no such checkpoint or run directory, and no shipped model (there is: Burgers-v0" in refuse(
+        generate.main, unknown, capsys
+    )
+
+
+def test_the_package_lists_and_runs_its_commands(tmp_path: Path) -> None:
+    listed = subprocess.run([sys.executable, "-m", "pirf_ray"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    lines = listed.strip().splitlines()
+    assert [line.split()[2] for line in lines] == [*(f"pirf_ray.{name}" for name in ORDER), "tune.sweep", "tune.report"]
+    assert all(len(line.split("  ")[-1].split()) >= 3 for line in lines), "each says what it does"
+    done = subprocess.run([sys.executable, "-m", "pirf_ray", "dance"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown command 'dance'; known: data, pretrain")
+    helped = subprocess.run([sys.executable, "-m", "pirf_ray", "import-edm", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert helped.returncode == 0 and "--max-gigabytes" in helped.stdout
+
+
+def test_a_package_that_hides_ours_is_named_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("")
+    (tmp_path / "tune.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for words in (["-m", "pirf_ray.data", "--help"], ["-m", "pirf_ray"]):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+        assert f"the package 'envs' of pirf_ray is hidden by {tmp_path / 'envs'}" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", "import pirf_ray"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "ImportError" in done.stderr and str(tmp_path / "envs") in done.stderr
+    (tmp_path / "envs" / "__init__.py").unlink()
+    (tmp_path / "envs").rmdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "pirf_ray", "sweep"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and f"hidden by {tmp_path / 'tune.py'}" in done.stderr
+
+
+def test_gymnasium_makes_the_environments_by_the_packages_name() -> None:
+    """In both orders of import; what ``import pirf_ray`` registers is what the PDEs register."""
+    make = "env = gymnasium.make('pirf_ray:Burgers-v0', resolution=8, num_steps=2); env.reset(seed=0)"
+    for imports in ("import pirf_ray, gymnasium", "import gymnasium"):
+        subprocess.run([sys.executable, "-c", f"{imports}; {make}"], check=True, cwd=ROOT)
+    code = "import pirf_ray, gymnasium; a = dict(gymnasium.registry); import envs; print(dict(gymnasium.registry) == a)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "True"

@@ -23,20 +23,20 @@ from pirf_ray.cli import errors
 from pirf_ray.distributed import driver  # noqa: F401  # not in the test that may not read Ray
 from pirf_ray.evaluation.samples import write_samples
 from pirf_ray.methods import METHODS, register
-from pirf_ray.training.checks import check_named
+from pirf_ray.training.checks import check, check_named
 from pirf_ray.training.finetuning import train_here
+from pirf_ray.training.records import UpdateRecord
 from pirf_ray.training.runs import RunDirectory
-from pirf_ray.training.settings import PirfSettings, TrainConfig
-from tiny_models import fresh_rollouts, tiny_config, write_base
+from tiny_models import EXACT, start_run, tiny_config
 from tune import directory, sweep
 from tune.settings import Arguments
 
 NOBODY = 65534
-EXACT = tiny_config(pirf=PirfSettings(truncation=2, scope="all"), rollout=fresh_rollouts())
+CONFIG = tiny_config(**EXACT)
 
 
-def start(path: Path, config: TrainConfig = EXACT) -> RunDirectory:
-    return RunDirectory.create(path / "run", config, write_base(path / "base"))
+def start(path: Path) -> RunDirectory:
+    return start_run(path, CONFIG)
 
 
 def ending(call: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -53,9 +53,11 @@ def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
 
 
 def assert_whole(run: RunDirectory, undisturbed: RunDirectory) -> None:
-    """All updates once, each with the figures and in the end the weights of the undisturbed run, and nothing half-written."""
-    kept = [{k: v for k, v in r.items() if "timing" not in k and "per_second" not in k} for r in run.history()]
-    expected = [{k: v for k, v in r.items() if "timing" not in k and "per_second" not in k} for r in undisturbed.history()]
+    """All updates once, each with the metrics and in the end the weights of the undisturbed run, and nothing half-written."""
+    kept = [{k: v for k, v in r.items() if "timing" not in k and "per_second" not in k} for r in run.journal.records()]
+    expected = [
+        {k: v for k, v in r.items() if "timing" not in k and "per_second" not in k} for r in undisturbed.journal.records()
+    ]
     assert kept == expected and [r["update"] for r in kept] == [1, 2, 3, 4, 5, 6]
     ours, theirs = weights(run), weights(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -89,8 +91,8 @@ def test_a_full_disk_names_the_file_and_the_run_goes_on_where_it_was(
 
     with limited_files() as limit:
 
-        def fill(record: dict) -> None:
-            if record["update"] == after:
+        def fill(record: UpdateRecord) -> None:
+            if record.update == after:
                 limit(run.paths.metrics.stat().st_size + (100 if hit == "metrics.jsonl" else 4000))
 
         code, error = ending(lambda: train_here(run, on_record=fill), capsys)
@@ -134,7 +136,7 @@ def test_a_run_directory_that_cannot_be_written_is_said_before_anything_starts(c
         for path in (place, *place.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
         flags = ["--env", "Burgers-v0", "--resolution", "8", "--levels", "0"]
-        train.check(EXACT, base=place / "base", data=None)  # imports what is imported late, while everything is readable
+        check(CONFIG, base=place / "base", data=None)  # imports what is imported late, while everything is readable
         with unprivileged():
             made = ending(lambda: train.main([*flags, "--base", f"{place}/base", "--out", f"{place}/new"]), capsys)
             resumed = ending(lambda: train.main([*flags[:2], "--resume", str(run.paths.root)]), capsys)
@@ -169,11 +171,11 @@ def test_an_address_where_no_cluster_answers_is_one_line_and_makes_nothing(modul
 def test_two_processes_never_train_one_run(undisturbed: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     """The lock is the kernel's, and ends with the process that has it: kill -9 leaves none behind."""
     root = undisturbed.paths.root
-    hold = "import sys, time; from pathlib import Path; from pirf_ray.training.runs import held"
-    hold += "\nwith held(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(600)"
+    hold = "import sys, time; from pathlib import Path; from envs.common.files import locked"
+    hold += "\nwith locked(Path(sys.argv[1]), 'x'): print('locked', flush=True); time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", hold, str(root)], stdout=subprocess.PIPE, text=True)
     try:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
         code, error = ending(lambda: train.main(["--env", "Burgers-v0", "--resume", str(root)]), capsys)
     finally:
         other.kill()
@@ -189,7 +191,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, undisturbed: RunDire
     monkeypatch.setattr(time, "time", lambda: now() + next(jump))
     train_here(run)
     assert_whole(run, undisturbed)
-    assert all(record["timing/learn"] >= 0 and record["timing/wait"] >= 0 for record in run.history())
+    assert all(record.timing.learn >= 0 and record.timing.wait >= 0 for record in run.history())
 
 
 def test_a_settings_file_of_others_imports_nothing(
@@ -201,7 +203,7 @@ def test_a_settings_file_of_others_imports_nothing(
     monkeypatch.setenv("PIRF_RAY_PDES", "")
     run = start(tmp_path)
     settings = json.loads(run.paths.config.read_text())
-    settings["pirf"]["objective"] = "trap:x"
+    settings["objective"] = "trap:x"
     run.paths.config.write_text(json.dumps(settings))
     for words in (["--resume", str(run.paths.root)], ["--settings", str(run.paths.config)]):
         code, error = ending(lambda words=words: train.main(words), capsys)

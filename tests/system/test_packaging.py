@@ -2,20 +2,26 @@
 
 import copy
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pirf_ray.__main__ import modules
 from places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def readme_lines() -> list[str]:
-    return re.findall(r"^pip install .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    return re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
 
 
 def test_exactly_the_three_packages_are_installed() -> None:
@@ -35,9 +41,74 @@ def test_everything_in_the_zoo_is_package_data() -> None:
 
 def test_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
     first, second = readme_lines()
-    assert first == "pip install -c constraints.txt -e . && python -m pirf_ray.train --env Burgers-v0"
-    assert second == 'pip install -c constraints.txt -e ".[dev]" && python -m pytest'
+    install = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e"
+    assert first == f"{install} . && .venv/bin/python -m pirf_ray.train --env Burgers-v0"
+    assert second == f'{install} ".[dev]" && .venv/bin/python -m pytest'
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_package_says_what_it_is() -> None:
+    import pirf_ray
+
+    project = PROJECT["project"]
+    assert project["version"] == pirf_ray.__version__
+    assert project["license"] == "Apache-2.0" and "Apache License" in (ROOT / "LICENSE").read_text()
+    assert f"version: {project['version']}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert all((ROOT / package / "py.typed").is_file() for package in ("envs", "pirf_ray", "tune"))
+    assert all((ROOT / name).is_file() for name in ("CONTRIBUTING.md", "LICENSE"))
+    assert {name for name in pirf_ray.__all__ if not hasattr(pirf_ray, name)} == set()
+
+
+@pytest.mark.slow
+def test_an_installed_package_works_outside_the_clone(tmp_path: Path) -> None:
+    """A wheel unpacked into an empty place, no clone on the path: every command answers, the shipped models are there."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "build", "runs", "*.egg-info", "__pycache__"))
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(source),
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("pirf_ray-*.whl")
+    place = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(place)
+    assert not [name for name in names if name.startswith("tests") or "/tests/" in name]
+    assert {"envs/py.typed", "pirf_ray/py.typed", "tune/py.typed", "pirf_ray/zoo/Burgers-v0/32/ema.safetensors"} <= set(names)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    for module in (*modules(), "pirf_ray.studies.hacking", "pirf_ray.studies.scaling", "pirf_ray.studies.throughput"):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=elsewhere, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and "--" in done.stdout, (module, done.stderr)
+    generate = [
+        "-m",
+        "pirf_ray.generate",
+        "--checkpoint",
+        "Burgers-v0",
+        "--num-samples",
+        "1",
+        "--num-steps",
+        "1",
+        "--out",
+        "s.h5",
+    ]
+    subprocess.run([sys.executable, *generate], cwd=elsewhere, env=environment, check=True, capture_output=True)
+    where = [sys.executable, "-c", "import pirf_ray, envs, tune; print(pirf_ray.__file__, envs.__file__, tune.__file__)"]
+    printed = subprocess.run(where, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.count(str(place)) == 3
 
 
 def test_constraints_pin_every_direct_dependency() -> None:
@@ -107,7 +178,7 @@ def test_the_cloud_has_gpu_workers_and_shared_storage() -> None:
 @pytest.mark.parametrize("pattern", [r"/root/", r"/home/(?!ubuntu)", r"/tmp/", r"https?://(?!arxiv)"])
 def test_no_machine_paths_or_hosts_in_the_tree(pattern: str) -> None:
     files = [p for s in ("*.py", "*.toml", "*.md", "*.txt", "*.yaml") for p in ROOT.glob(f"**/{s}")]
-    skipped = {"build", "runs", "venv"}
+    skipped = {"build", "runs", "venv", "LICENSE"}
     own = [p for p in files if not any(part in skipped or part[0] == "." for part in p.relative_to(ROOT).parts)]
     own.remove(Path(__file__))
     assert [str(p) for p in own if re.search(pattern, p.read_text())] == []

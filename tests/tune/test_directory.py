@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -16,6 +18,7 @@ from envs.common.files import DirectoryTakenError, FileFormatError, locked
 from pirf_ray.diffusion.checkpoints import CheckpointError
 from pirf_ray.training.models import load_model
 from pirf_ray.training.runs import load_settings
+from places import ROOT
 from sweep_metrics import METRICS
 from tiny_models import write_base
 from tune import report, sweep
@@ -74,7 +77,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, SweepStudy]:
 
 
 def test_a_sweep_is_read_back_and_resumed_with_its_own_settings(tmp_path: Path) -> None:
-    made = created(arguments(tmp_path, goal="frontier", num_trials=3, storage="sqlite:////tmp/secret.db"))
+    made = created(arguments(tmp_path, goal="frontier", num_trials=3, storage="sqlite:////nowhere/secret.db"))
     text = (made.root / SETTINGS).read_text()
     assert "secret" not in text
     again = load(made.root)
@@ -249,3 +252,9 @@ def test_export_and_out_belong_together(capsys: pytest.CaptureFixture[str], tmp_
 def test_a_sweep_runs_in_one_process_only(done: tuple[Sweep, SweepStudy], capsys: pytest.CaptureFixture[str]) -> None:
     with locked(done[0].root, "this sweep"):
         assert "another process is running this sweep" in refuse(sweep.main, ["--resume", str(done[0].root)], capsys)
+
+
+def test_bad_flags_cost_no_import_of_ray() -> None:
+    """It takes seconds, and its switches depend on --address, which is parsed first."""
+    code = "import sys, tune.sweep, tune.report; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

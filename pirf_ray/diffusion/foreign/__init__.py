@@ -1,1 +1,1 @@
-"""Checkpoints of other codes, read without running anything of theirs."""
+"""Readers of other codes' checkpoints that run no code of these checkpoints."""

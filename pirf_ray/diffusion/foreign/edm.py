@@ -1,7 +1,7 @@
-"""A network pickle of EDM or DiffusionPDE as a denoiser, without running its code.
+"""Import of a network pickle of EDM or DiffusionPDE as a denoiser. No code of the pickle runs.
 
-Read is EDMPrecond around a SongUNet in the ddpmpp configuration (Karras et al. 2022, arXiv 2206.00364), which is our UNet
-with zero padding. The file's own source text is not looked at: a class of that name is taken to be EDM's.
+The network must be an EDMPrecond around a SongUNet in the ddpmpp configuration (Karras et al. 2022, arXiv 2206.00364). This
+is our UNet with zero padding. The source text in the pickle is ignored: a class with EDM's name is taken to be EDM's class.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ DDPMPP = {
     "decoder_type": "standard",
     "resample_filter": [1, 1],
 }
-"""What our UNet has fixed."""
+"""Options that must have the fixed values of our UNet."""
 SONG_DEFAULTS: dict[str, Any] = {
     "img_resolution": None,
     "in_channels": None,
@@ -62,39 +62,39 @@ SONG_DEFAULTS: dict[str, Any] = {
     "decoder_type": DDPMPP["decoder_type"],
     "resample_filter": DDPMPP["resample_filter"],
 }
-"""SongUNet's arguments, in order, with EDM's defaults."""
+"""Arguments of SongUNet, in order, with EDM's defaults."""
 BOX = np.full((1, 1, 2, 2), 0.25, dtype=np.float32)
-"""EDM's resampling kernel for resample_filter [1, 1]: the mean of 2x2 points."""
+"""Resampling kernel of EDM for resample_filter [1, 1]: the mean of 2x2 points."""
 AUGMENT = "map_augment.weight"
 MAX_RESOLUTION = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
 class EdmNetwork:
-    """What a pickle says about one network."""
+    """Description of one network in a pickle."""
 
     config: NetworkConfig
     """Architecture."""
     sigma_data: float
-    """Of its preconditioning."""
+    """Standard deviation of the training data, as the preconditioning has it."""
     tensors: dict[str, TensorRef]
-    """By our names, which are EDM's without ``model.``; not yet read."""
+    """Tensors by EDM's names without ``model.``; their numbers are not read yet."""
     notes: tuple[str, ...]
-    """What the import leaves out or changes."""
+    """Parts of the pickle that the import leaves out or changes."""
 
 
 def class_state(thing: Any, class_name: str) -> dict[str, Any]:
-    """The attributes of an object of EDM's class of that name."""
+    """Return the attributes of an object of EDM's class ``class_name``. Refused for any other object."""
     if not isinstance(thing, Inert) or thing.class_name != class_name:
         found = ascii(thing.class_name[:80])[1:-1] if isinstance(thing, Inert) else type(thing).__name__
-        raise Refused(f"a network of class {found}; read is {class_name}")
+        raise Refused(f"a network of class {found}, expected {class_name}")
     if type(thing.state) is not dict:
         raise Refused(f"a {class_name} without attributes")
     return thing.state
 
 
 def constructor_arguments(state: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Arguments by name from the recorded positional and keyword ones."""
+    """Return a constructor's arguments by name, from the recorded positional and keyword arguments."""
     args, kwargs = state.get("_init_args", ()), state.get("_init_kwargs", {})
     if type(args) not in (tuple, list) or type(kwargs) is not dict or len(args) > len(names):
         raise Refused("a network without its constructor's arguments")
@@ -102,6 +102,7 @@ def constructor_arguments(state: dict[str, Any], names: tuple[str, ...]) -> dict
 
 
 def natural(options: dict[str, Any], name: str) -> int:
+    """Return a positive integer option. Refused for any other value."""
     value = options[name]
     if type(value) is not int or value < 1:
         raise Refused(f"a SongUNet whose {name} is {ascii(value)[:40]}, expected a positive integer")
@@ -109,6 +110,7 @@ def natural(options: dict[str, Any], name: str) -> int:
 
 
 def sequence(options: dict[str, Any], name: str) -> tuple[int, ...]:
+    """Return an option that is a list of at most 16 positive integers. Refused for any other value."""
     value = options[name]
     if type(value) not in (list, tuple) or len(value) > 16 or any(type(v) is not int or v < 1 for v in value):
         raise Refused(f"a SongUNet whose {name} is {ascii(value)[:40]}, expected a list of at most 16 positive integers")
@@ -116,13 +118,13 @@ def sequence(options: dict[str, Any], name: str) -> tuple[int, ...]:
 
 
 def network_config(state: dict[str, Any]) -> NetworkConfig:
-    """Our architecture for a SongUNet's attributes; Refused names every option that it does not have."""
+    """Return our architecture of a SongUNet's attributes. Refused names the options that it does not have."""
     given = constructor_arguments(state, tuple(SONG_DEFAULTS))
     unknown = sorted(ascii(name) for name in given.keys() - SONG_DEFAULTS.keys())
     if unknown:
         raise Refused(f"a SongUNet with the unknown option {unknown[0][:80]}")
     options = {**SONG_DEFAULTS, **given}
-    others = [f"{name} {ascii(options[name])[:40]} (read is {want!r})" for name, want in DDPMPP.items() if options[name] != want]
+    others = [f"{name} {ascii(options[name])[:40]} (expected {want!r})" for name, want in DDPMPP.items() if options[name] != want]
     if others:
         raise Refused(f"a SongUNet with {', '.join(others)}")
     channels = natural(options, "in_channels")
@@ -151,7 +153,7 @@ def network_config(state: dict[str, Any]) -> NetworkConfig:
 
 
 def named_tensors(state: dict[str, Any], prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, TensorRef]]:
-    """Parameters and buffers of a module's attributes by their dotted names, as torch names them."""
+    """Yield the parameters and buffers in a module's attributes, by dotted names as torch has them."""
     seen = set() if seen is None else seen
     if id(state) in seen or len(prefix) > 200:
         raise Refused("a module within itself, or twice in one network")
@@ -175,7 +177,7 @@ def _members(state: dict[str, Any], group: str) -> list[tuple[str, Any]]:
 
 
 def describe(network: Any) -> EdmNetwork:
-    """Architecture, sigma_data and tensors of an unpickled EDMPrecond; Refused names what our network is not."""
+    """Return the description of an EDMPrecond. Refused names the part that our network does not have."""
     state = class_state(network, "EDMPrecond")
     model = dict(_members(state, "_modules")).get("model")
     model_state = class_state(model, "SongUNet")
@@ -199,7 +201,7 @@ def describe(network: Any) -> EdmNetwork:
 
 
 def float32(name: str, tensor: TensorRef) -> torch.Tensor:
-    """A weight as float32; Refused unless it is finite floating point."""
+    """Return a weight as float32. Refused unless all numbers are finite and floating point."""
     try:
         array = tensor.array()
     except Refused as error:
@@ -210,7 +212,7 @@ def float32(name: str, tensor: TensorRef) -> torch.Tensor:
 
 
 def build(network: EdmNetwork, file_bytes: int) -> Denoiser:
-    """The denoiser; names, shapes and their sum are checked before anything of the declared size is made."""
+    """Return the denoiser. Names, shapes and total size are checked before any tensor of the declared size is made."""
     shapes = {name: ref.shape() for name, ref in network.tensors.items()}
     if sum(map(math.prod, shapes.values())) > file_bytes:
         raise Refused("more weights than bytes: tensors that share their storage")
@@ -225,7 +227,7 @@ def build(network: EdmNetwork, file_bytes: int) -> Denoiser:
 
 
 def load(path: Path, *, key: str = "ema", max_gigabytes: float = 4.0) -> tuple[Denoiser, tuple[str, ...], str]:
-    """The denoiser of a pickle, notes on what was left out, and the file's sha256. CheckpointError names the file."""
+    """Return the denoiser of a pickle, notes on left-out parts, and the file's sha256. CheckpointError names the file."""
     value, data = edm_pickle.read(path, max_bytes=int(max_gigabytes * 2**30))
     if type(value) is not dict or key not in value:
         known = ", ".join(sorted(ascii(k[:40])[1:-1] for k in value if type(k) is str)) if type(value) is dict else "no dict"
@@ -240,9 +242,9 @@ def load(path: Path, *, key: str = "ema", max_gigabytes: float = 4.0) -> tuple[D
 
 
 def edm_state_dict(denoiser: Denoiser) -> dict[str, torch.Tensor]:
-    """The state_dict of EDM's EDMPrecond for this denoiser: names under ``model.``, with the resampling kernels.
+    """Return a denoiser's state_dict for EDM's EDMPrecond: names under ``model.``, with the resampling kernels.
 
-    ValueError for a periodic network, whose function EDM's zero-padded convolutions do not have.
+    ValueError for a periodic network: EDM's convolutions pad with zeros.
     """
     if any(denoiser.config.periodic):
         raise ValueError(f"EDM's network pads with zeros; this one is periodic {denoiser.config.periodic}")
@@ -252,7 +254,7 @@ def edm_state_dict(denoiser: Denoiser) -> dict[str, torch.Tensor]:
 
 
 def check_fits(denoiser: Denoiser, env_id: str, path: Path) -> None:
-    """CheckpointError unless the network's fields are those of the PDE."""
+    """Raise CheckpointError unless the network has the channels and the grid of the PDE."""
     config, pde = denoiser.config, make_pde(env_id, denoiser.config.resolution)
     if pde.shape != (config.channels, config.resolution, config.resolution):
         raise CheckpointError(

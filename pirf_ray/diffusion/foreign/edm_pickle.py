@@ -1,7 +1,7 @@
-"""The pickles of EDM and DiffusionPDE: which globals they may name, and their tensors, checked before they are read.
+"""The pickles of EDM and DiffusionPDE: the globals that they may name, and their tensors.
 
-EDM's own objects, whose source text such a file carries, become Inert. Tensors stay references into the file's bytes
-until ``TensorRef.array`` has checked them against their storage.
+Objects of EDM's own classes become Inert; the source text of these classes in the pickle is ignored. Tensors stay references
+into the file's bytes until ``TensorRef.array`` has checked them against their storage.
 """
 
 import io
@@ -21,7 +21,7 @@ from pirf_ray.diffusion.foreign.inert_pickle import Global, Inert, Machine, Refu
 
 MAX_DIMENSIONS = 8
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-"""First two values of torch.save's layout before torch 1.6, which storages in plain pickles still have."""
+"""First two values of torch.save's layout before torch 1.6. Storages in plain pickles still have this layout."""
 DTYPES = {
     Global("torch", "DoubleStorage"): "<f8",
     Global("torch", "FloatStorage"): "<f4",
@@ -34,11 +34,11 @@ DTYPES = {
     Global("torch", "BoolStorage"): "|b1",
 }
 _DAMAGE = (EOFError, struct.error, zipfile.BadZipFile)
-"""What the standard library's parsers raise besides ValueError and LookupError."""
+"""Errors of the standard library's parsers besides ValueError and LookupError."""
 
 
 class StorageRef:
-    """The bytes of one torch storage, as torch.save wrote them."""
+    """Bytes of one torch storage, as torch.save wrote them."""
 
     def __init__(self, data: bytes) -> None:
         if type(data) is not bytes:
@@ -47,18 +47,18 @@ class StorageRef:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """The numbers (n,), a read-only view of the file's bytes."""
+        """Return the numbers (n,), a read-only view of the file's bytes."""
         return _zip_storage(self.data) if self.data[:2] == b"PK" else _legacy_storage(self.data)
 
 
 class TensorRef:
-    """A tensor as a view of a storage; unchecked until ``shape`` or ``array``."""
+    """Tensor as a view of a storage. It is unchecked until ``shape`` or ``array`` is called."""
 
     def __init__(self, storage: StorageRef, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> None:
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
 
     def shape(self) -> tuple[int, ...]:
-        """Refused unless the tensor lies within its storage and has no more numbers than it."""
+        """Return the shape. Refused unless the tensor lies within its storage and has at most as many numbers."""
         if not isinstance(self.storage, StorageRef):
             raise Refused("a tensor without a storage")
         count = len(self.storage.values)
@@ -72,16 +72,17 @@ class TensorRef:
         return self.size
 
     def array(self) -> np.ndarray:
-        """A copy, in the dtype of the storage."""
+        """Return a copy of the numbers, in the dtype of the storage. Refused as ``shape`` is."""
         shape, values = self.shape(), self.storage.values
         strides = [step * values.itemsize for step in self.stride]
         return np.lib.stride_tricks.as_strided(values[self.offset :], shape, strides, writeable=False).copy()
 
 
 class NumpyType(Inert):
-    """A numpy dtype; its class_name is its code, such as f8."""
+    """Numpy dtype whose class_name is its code, such as f8."""
 
     def set_state(self, state: Any) -> None:
+        """Refuse a dtype that is not little-endian."""
         if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", "|"):
             raise Refused("a numpy dtype that is not little-endian")
 
@@ -113,7 +114,8 @@ def _numpy_type(code: str, *_: Any) -> NumpyType:
 def _numpy_scalar(dtype: NumpyType, data: bytes) -> float | int | bool:
     if not isinstance(dtype, NumpyType) or type(data) is not bytes or len(data) != int(dtype.class_name[1]):
         raise Refused("a numpy scalar that is not one number")
-    return np.frombuffer(data, "<" + dtype.class_name).item()
+    number: float | int | bool = np.frombuffer(data, "<" + dtype.class_name).item()
+    return number
 
 
 STORAGE_RULES = Rules(builders={}, names=DTYPES, persistent_ids=True)
@@ -136,7 +138,7 @@ NETWORK_RULES = Rules(
 
 
 def _storage_type(identifier: Any) -> tuple[np.dtype, str, int]:
-    """Dtype, key and number count of the persistent id ('storage', type, key, location, count[, view])."""
+    """Return dtype, key and count of the persistent id ('storage', type, key, location, count[, view])."""
     if type(identifier) is not tuple or len(identifier) not in (5, 6) or any(v is not None for v in identifier[5:]):
         raise Refused("a storage of another layout")
     tag, kind, key, _, count = identifier[:5]
@@ -147,7 +149,7 @@ def _storage_type(identifier: Any) -> tuple[np.dtype, str, int]:
 
 
 def _legacy_storage(data: bytes) -> np.ndarray:
-    """Five pickles (magic, version, system, persistent id, keys), a count of 8 bytes, the numbers."""
+    """Return the numbers of the old layout: 5 pickles (magic, version, system, persistent id, keys), an 8-byte count, the numbers."""
     stream = io.BytesIO(data)
     magic, version, system, identifier, keys = (Machine(STORAGE_RULES).run(stream) for _ in range(5))
     if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or type(system) is not dict or system.get("little_endian") is not True:
@@ -159,7 +161,7 @@ def _legacy_storage(data: bytes) -> np.ndarray:
 
 
 def _zip_storage(data: bytes) -> np.ndarray:
-    """torch.save's zip layout: an uncompressed archive of data.pkl, data/<key> and optionally byteorder."""
+    """Return the numbers of the zip layout: an uncompressed archive of data.pkl, data/<key> and optionally byteorder."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(e.compress_type != zipfile.ZIP_STORED or e.file_size > len(data) for e in entries.values()):
@@ -178,11 +180,11 @@ def _numbers(data: bytes, start: int, dtype: np.dtype, count: int) -> np.ndarray
 
 
 def read(path: Path, *, max_bytes: int = 4 * 2**30) -> tuple[Any, bytes]:
-    """The pickle's value and the file's bytes. CheckpointError names the file and what was refused."""
+    """Return the pickle's value and the file's bytes. CheckpointError names the file and the refused content."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if path.stat().st_size > max_bytes:
-        raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, more than the {max_bytes:,} that are read")
+        raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, more than the limit of {max_bytes:,}")
     data = path.read_bytes()
     if data[:2] == b"PK":
         raise CheckpointError(f"{path}: an archive (of torch.save?), expected a plain pickle")
@@ -190,9 +192,9 @@ def read(path: Path, *, max_bytes: int = 4 * 2**30) -> tuple[Any, bytes]:
 
 
 def guarded(path: Path, action: Callable[[], Any]) -> Any:
-    """Run ``action`` on what a file holds; whatever fails is a CheckpointError that names the file."""
+    """Return the result of ``action`` on a file's content. Every failure is raised as a CheckpointError that names the file."""
     try:
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of escapes in the file's text
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # about escapes in the file's text
             return action()
     except Refused as error:
         raise CheckpointError(f"{path}: refused: it holds {error}") from None

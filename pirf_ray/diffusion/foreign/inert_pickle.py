@@ -1,7 +1,7 @@
-"""Reads a pickle without unpickling it: nothing of the file, and nothing it names, is imported or called.
+"""A reader of pickles that imports and calls nothing of the file.
 
-``pickletools.genops`` decodes the opcodes, and a small machine of our own carries them out on lists, dicts, sets, tuples and
-inert objects. A global is a name, never an imported object; what the rules do not list is refused by name.
+``pickletools.genops`` decodes the opcodes. ``Machine`` runs them on lists, dicts, sets, tuples and inert objects. A global is
+only a name, never an imported object. A global that the rules do not list is refused by its name.
 """
 
 import io
@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_OPCODES = 2_000_000
-"""EDM's network of 62 million weights has 60,000."""
+"""Largest number of opcodes. EDM's network of 62 million weights has 60,000."""
 
 
 class Refused(ValueError):
-    """Something in the file that is not read; the message says what."""
+    """Error of a file with refused content. The message names the content."""
 
 
 @dataclass(frozen=True)
 class Global:
-    """The name of a class or function."""
+    """Name of a class or function."""
 
     module: str
+    """Module, as the pickle names it."""
     name: str
+    """Name in the module."""
 
     def __str__(self) -> str:
         return ascii(f"{self.module}.{self.name}"[:200])[1:-1]
@@ -31,51 +33,58 @@ class Global:
 
 @dataclass(eq=False)
 class Inert:
-    """An object of a class that is not run: the class's name, the constructor's arguments, the state."""
+    """Object of a class that is never run."""
 
     class_name: str
+    """Name of the class."""
     args: tuple[Any, ...] = ()
+    """Arguments of the constructor."""
     state: Any = None
+    """State that the pickle gives to the object."""
 
     def set_state(self, state: Any) -> None:
+        """Keep the state."""
         self.state = state
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Which globals a pickle may name."""
+    """Globals that a pickle may name."""
 
     builders: Mapping[Global, Callable[..., Any]]
-    """Our own functions that stand for a global when it is called."""
+    """Our own functions that are called in place of a global."""
     inert: Collection[Global] = ()
     """Classes whose objects become Inert."""
     inert_packages: Collection[str] = ()
-    """Top-level packages all of whose classes do."""
+    """Top-level packages whose classes all become Inert."""
     names: Collection[Global] = ()
-    """May be named, not called."""
+    """Globals that may be named but not called."""
     persistent_ids: bool = False
-    """Persistent ids are left as the tuples that they are; otherwise refused."""
+    """Whether persistent ids are kept as tuples; otherwise they are refused."""
 
     def __contains__(self, name: Global) -> bool:
         return name in self.names or self.may_call(name)
 
     def may_call(self, name: Global) -> bool:
+        """Return whether the pickle may call the global."""
         package = name.module.split(".")[0]
         return name in self.builders or name in self.inert or package in self.inert_packages
 
 
 def is_plain(value: Any) -> bool:
+    """Return whether a value is None, a string, a number, a bool or bytes."""
     return value is None or type(value) in (str, int, float, bool, bytes)
 
 
 def make_set(items: list[Any]) -> set[Any]:
+    """Return the set of a list's items. Refused unless all are plain values."""
     if type(items) is not list or not all(map(is_plain, items)):
         raise Refused("a set of anything but numbers and strings")
     return set(items)
 
 
 class Machine:
-    """Carries out one pickle's opcodes under the rules."""
+    """Stack machine that runs the opcodes of one pickle under the rules."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -84,7 +93,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, stream: io.BytesIO) -> Any:
-        """The pickle's value; the stream is left behind its STOP."""
+        """Return the pickle's value. The stream ends behind the STOP opcode."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count >= MAX_OPCODES:
                 raise Refused(f"a pickle of more than {MAX_OPCODES:,} opcodes")
@@ -99,44 +108,53 @@ class Machine:
         return self.stack.pop()
 
     def mark(self, _: Any) -> None:
+        """Set a mark on the stack."""
         self.outer.append(self.stack)
         self.stack = []
 
     def items(self) -> list[Any]:
-        """Everything above the mark."""
+        """Return the values above the mark and remove them with the mark."""
         above, self.stack = self.stack, self.outer.pop()
         return above
 
     def pop(self, _: Any) -> None:
+        """Remove the top value or mark."""
         if self.stack:
             self.stack.pop()
         else:
             self.stack = self.outer.pop()
 
     def pop_mark(self, _: Any) -> None:
+        """Remove the mark and the values above it."""
         self.items()
 
     def put(self, index: int | None) -> None:
+        """Store the top value in the memo, by default under the next index."""
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
     def get(self, index: int) -> None:
+        """Push a value of the memo."""
         self.stack.append(self.memo[index])
 
     def tuple_of(self, count: int) -> None:
+        """Replace the top ``count`` values by their tuple."""
         if len(self.stack) < count:
-            raise Refused("a tuple of more than there is")
+            raise Refused("a tuple of more values than the stack holds")
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def collect(self, kind: type[list[Any]] | type[tuple[Any, ...]]) -> None:
+        """Replace the values above the mark by their list or tuple."""
         items = self.items()
         self.stack.append(kind(items))
 
     def append_all(self, items: list[Any]) -> None:
+        """Append the items to the list on top of the stack."""
         if type(self.stack[-1]) is not list:
             raise Refused("an append to anything but a list")
         self.stack[-1].extend(items)
 
     def set_all(self, items: list[Any]) -> None:
+        """Set the items, keys and values in turn, in the dict on top of the stack."""
         target = self.stack[-1]
         if type(target) is not dict or len(items) % 2:
             raise Refused("items of anything but a dict")
@@ -145,19 +163,22 @@ class Machine:
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def add_all(self, items: list[Any]) -> None:
+        """Add the items to the set on top of the stack."""
         if type(self.stack[-1]) is not set:
             raise Refused("an addition to anything but a set")
         self.stack[-1].update(make_set(items))
 
     def single(self) -> list[Any]:
+        """Return the top value as a list and remove it."""
         return [self.stack.pop()]
 
     def pair(self) -> list[Any]:
+        """Return the top two values, the lower first, and remove them."""
         value, key = self.stack.pop(), self.stack.pop()
         return [key, value]
 
     def global_name(self, argument: str | None) -> None:
-        """GLOBAL has one argument ``module name``; STACK_GLOBAL takes both from the stack."""
+        """Push a global's name. GLOBAL has the argument ``module name``; STACK_GLOBAL takes both from the stack."""
         module, name = self.pair() if argument is None else argument.split(" ", 1)
         if type(module) is not str or type(name) is not str:
             raise Refused("a global whose name is not a string")
@@ -167,6 +188,7 @@ class Machine:
         self.stack.append(known)
 
     def construct(self, _: Any) -> None:
+        """Replace a global and its arguments by the object that stands for the call."""
         args, target = self.stack.pop(), self.stack.pop()
         if not isinstance(target, Global) or type(args) is not tuple or not self.rules.may_call(target):
             raise Refused("a call of anything but a known class")
@@ -174,7 +196,7 @@ class Machine:
         self.stack.append(build(*args) if build else Inert(target.name, args))
 
     def set_state(self, _: Any) -> None:
-        """BUILD. Attributes of an OrderedDict (``_metadata`` of a state_dict) are dropped."""
+        """Give the top state to the object below it. Attributes of an OrderedDict (``_metadata`` of a state_dict) are dropped."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Inert):
             target.set_state(state)
@@ -182,8 +204,9 @@ class Machine:
             raise Refused(f"a state for a {type(target).__name__}")
 
     def persistent_id(self, _: Any) -> None:
+        """Keep a persistent id as its tuple if the rules allow it."""
         if not self.rules.persistent_ids:
-            raise Refused("a persistent id (this is no plain pickle; is it a file of torch.save?)")
+            raise Refused("a persistent id (not a plain pickle, perhaps a file of torch.save)")
 
 
 _ARGUMENT = {"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}

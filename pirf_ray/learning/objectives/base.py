@@ -1,8 +1,8 @@
-"""The objective seam: prefix and policy -> finished samples with gradient, whose mean reward is raised.
+"""The objective seam: an objective makes finished samples with gradient from prefixes; the learner raises their mean reward.
 
-The objectives here backpropagate a reward through some of the sampler's last evaluations and differ in which: that is all
-that an objective says. Reward, regularizers and optimizer are the learner's. One of your own is a class with the decorator
-``register``, named by ``--objective module:name``.
+Objectives backpropagate the reward through some of the sampler's last evaluations, and differ in which evaluations. Reward,
+regularizers and optimizer belong to the learner. An objective of your own is a class with the decorator ``register``. Name it
+with ``--objective module:name``.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from pirf_ray.diffusion.policy import Policy
 from pirf_ray.learning.rollouts.prefixes import Prefix
 
 FORWARD, WITH_GRADIENT = 1.0, 3.0
-"""Cost of a network evaluation in network forwards: without gradient, and with its backward pass (about twice a forward)."""
+"""Cost of a network evaluation without gradient, and with its backward pass (about two forwards), in network forwards."""
 
 
 class Objective(Protocol):
-    """How the samples that are rewarded come from their prefix, the state at the start of step N-K."""
+    """Way from a prefix, the state at the start of step N-K, to the samples that are rewarded."""
 
     def samples(
         self, process: DenoisingProcess, policy: Policy, prefix: Prefix, *, seed: int, update: int
     ) -> Sequence[torch.Tensor]:
-        """One or more finished samples (b, c, h, w) of each prefix, model units, on the autograd graph.
+        """Return one or more batches of finished samples (b, c, h, w), model units, on the autograd graph.
 
-        Random choices are functions of (seed, update) and of the prefix's sample ids, so that they are the same on every rank.
+        Random choices are functions of (seed, update) and of the sample ids, so they are the same for every number of ranks.
         """
         ...
 
     def cost(self, process: DenoisingProcess, truncation: int) -> float:
-        """Mean cost of ``samples`` and its backward pass for each prefix, in network forwards."""
+        """Return the mean cost of ``samples`` and its backward pass per prefix, in network forwards."""
         ...
 
 

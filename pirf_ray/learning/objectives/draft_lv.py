@@ -1,9 +1,9 @@
-"""DRaFT-LV (Clark et al. 2024, arXiv 2309.17400): the last evaluation alone, several times from one sample.
+"""DRaFT-LV (Clark et al. 2024, arXiv 2309.17400): gradients of the last evaluation only, several per prefix.
 
     x_0^1 = D(x_{N-1}; sigma_{N-1}),  x_0^i = D(x_0^1 + sigma_{N-1} e_i; sigma_{N-1}), e_i ~ N(0, 1), i = 2..n
 
-The re-noised samples have the law of the last state, so that one prefix gives n gradients: less variance for one
-evaluation each.
+The re-noised samples have the law of the last state. So one prefix gives n gradients for one evaluation each, which lowers
+the variance.
 """
 
 import torch
@@ -15,18 +15,19 @@ from pirf_ray.learning.objectives.base import WITH_GRADIENT, register
 from pirf_ray.learning.rollouts.prefixes import Prefix, replay
 
 REPEATS = 2
-"""n of the paper's experiments."""
+"""n, the number of samples per prefix, as in the paper's experiments."""
 
 
 @register("draft-lv")
 class DraftLV:
-    """n evaluations with gradient, at the last sigma. Needs truncation K = 1."""
+    """Objective with n evaluations with gradient, all at the last sigma. It needs the truncation K = 1."""
 
     def samples(self, process: DenoisingProcess, policy: Policy, prefix: Prefix, *, seed: int, update: int) -> list[torch.Tensor]:
+        """Return n samples of each prefix. ``seed``, ``update`` and the sample ids decide the noise. ValueError unless K = 1."""
         last = process.num_steps - 1
         if prefix.step != last:
             raise ValueError(
-                f"draft-lv differentiates the last step alone: truncation must be 1, got {process.num_steps - prefix.step}"
+                f"draft-lv differentiates the last step only: truncation must be 1, got {process.num_steps - prefix.step}"
             )
         sigma = process.sigmas[last]
         first = replay(process, policy, prefix.x, last)
@@ -37,4 +38,5 @@ class DraftLV:
         return made
 
     def cost(self, process: DenoisingProcess, truncation: int) -> float:
+        """Return the cost of n evaluations with gradient."""
         return WITH_GRADIENT * REPEATS

@@ -1,1 +1,1 @@
-"""Which parameters learn."""
+"""The learning parameters: whole layers, or low-rank factors."""

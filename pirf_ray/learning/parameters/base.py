@@ -1,4 +1,4 @@
-"""Settings of what learns."""
+"""Settings of the learning parameters."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from pirf_ray.learning.parameters.layers import LayerMode
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterSettings:
-    """Which parameters learn."""
+    """Settings of the learning parameters."""
 
     levels: int = 0
-    """Layer-wise truncation: this many top decoder levels learn, with the output layer. 0: all layers learn."""
+    """Number of top decoder levels that learn, with the output layer (layer-wise truncation). 0: all layers learn."""
     layer_mode: LayerMode = "freeze"
-    """Below the learning levels: frozen with exact gradient through them (freeze), or gradient cut at their border (truncate)."""
+    """Layers below the learning levels. freeze: the exact gradient passes through them. truncate: it is cut at their outputs."""
     lora_rank: int = 0
-    """Learn low-rank changes of this rank (LoRA) instead of whole weights. 0: whole weights."""
+    """Rank of the changes of the weights (LoRA). 0: changes of any rank."""
 
     def __post_init__(self) -> None:
         require(self.levels >= 0, f"--levels must be 0 (all layers) or more, got {self.levels}")

@@ -1,8 +1,9 @@
-"""Layer-wise truncation: which tensors learn (Yuan et al. 2025, arXiv 2509.20570).
+"""Layer-wise truncation: only the top decoder levels learn (Yuan et al. 2025, arXiv 2509.20570).
 
-Physics residuals are local, so the highest-resolution decoder blocks decide them: every ``dec.{R}x{R}_*`` of the top n
-resolutions R, the output layer included. ``freeze`` keeps the exact gradient through the frozen trunk to the earlier
-state; ``truncate`` also cuts the gradient at the inputs of the learning blocks, leaving D's own skip path c_skip x.
+Physics residuals are local, so the decoder blocks of the highest resolutions decide them. The learning tensors are every
+``dec.{R}x{R}_*`` of the top n resolutions R, with the output layer. ``freeze`` keeps the exact gradient through the frozen
+trunk to the earlier state. ``truncate`` also cuts the gradient at the inputs of the learning blocks. Then only the skip path
+c_skip x of D carries a gradient to the earlier state.
 """
 
 from typing import Literal
@@ -15,7 +16,7 @@ LayerMode = Literal["freeze", "truncate"]
 
 
 def learning_names(denoiser: Denoiser, levels: int) -> list[str]:
-    """Names of the network's learning parameters: all for levels = 0, else those of the top ``levels`` decoder levels."""
+    """Return the names of the learning parameters: of the top ``levels`` decoder levels, or all if ``levels`` is 0."""
     names = [name for name, _ in denoiser.network.named_parameters()]
     available = len(denoiser.config.channel_mult)
     if not 0 <= levels <= available:
@@ -27,7 +28,7 @@ def learning_names(denoiser: Denoiser, levels: int) -> list[str]:
 
 
 def prepare(denoiser: Denoiser, levels: int, mode: LayerMode) -> dict[str, torch.nn.Parameter]:
-    """Set what learns and where the gradient is cut; returns the learning parameters by name. Dropout is off."""
+    """Freeze the other parameters, set the cut of the gradient, switch dropout off. Return the learning parameters by name."""
     names = set(learning_names(denoiser, levels))
     denoiser.eval()
     denoiser.truncate_levels = levels if mode == "truncate" and levels else None

@@ -1,10 +1,10 @@
-"""Low-rank adaptation (LoRA, Hu et al. 2021, arXiv 2106.09685) that leaves the network as it is.
+"""Low-rank adaptation (LoRA, Hu et al. 2021, arXiv 2106.09685) without a change of the network's modules.
 
     W = W_0 + B A,  A (r, n), B (m, r), W a weight of the network flattened to (m, n) = (out, in * kernel)
 
-A starts random with variance 1/n, B at zero, so W starts as W_0. The gradient of W is pulled back to the factors,
-dL/dA = B^T G and dL/dB = G A^T; after their step W is written again. The network's tensors keep their names, so weights
-are published, checkpointed and evaluated as without factors. One-dimensional tensors (biases, norms) stay as they are.
+A starts random with variance 1/n and B at zero, so W starts at W_0. The gradient G of W is pulled back to the factors:
+dL/dA = B^T G, dL/dB = G A^T. After the optimizer's step W is written again. The network's tensors keep their names, so weights
+are published, saved and evaluated as without factors. One-dimensional tensors (biases, norms) do not change.
 """
 
 import torch
@@ -13,7 +13,7 @@ from envs.numerics import seeding
 
 
 class LowRank:
-    """The factors of some of a network's parameters."""
+    """Low-rank factors A and B of a network's parameters with at least two dimensions."""
 
     def __init__(self, parameters: dict[str, torch.nn.Parameter], rank: int, *, seed: int = 0) -> None:
         if rank < 1:
@@ -29,12 +29,12 @@ class LowRank:
             self.factors[name] = down, torch.nn.Parameter(torch.zeros(m, r, dtype=p.dtype, device=p.device))
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What the optimizer steps: A and B of each target."""
+        """Return A and B of each target. The optimizer updates them."""
         return [factor for pair in self.factors.values() for factor in pair]
 
     @torch.no_grad()
     def pull_back(self) -> None:
-        """Gradients of the factors from those of the targets."""
+        """Set the gradients of the factors from the gradients of the targets."""
         for name, p in self.targets.items():
             gradient = torch.zeros_like(p) if p.grad is None else p.grad
             g = gradient.reshape(len(p), -1)
@@ -43,17 +43,18 @@ class LowRank:
 
     @torch.no_grad()
     def write(self) -> None:
-        """W = W_0 + B A into the network."""
+        """Write W = W_0 + B A into the network."""
         for name, p in self.targets.items():
             down, up = self.factors[name]
             p.copy_(self.start[name] + (up @ down).reshape(p.shape))
 
     def state(self) -> list[torch.Tensor]:
+        """Return the factors, in the order of ``parameters``."""
         return [factor.detach() for factor in self.parameters()]
 
     @torch.no_grad()
     def load(self, state: list[torch.Tensor]) -> None:
-        """Continue from ``state()``; the targets are written."""
+        """Continue from ``state()`` and write the targets."""
         for factor, stored in zip(self.parameters(), state, strict=True):
             factor.copy_(stored)
         self.write()

@@ -1,1 +1,1 @@
-"""What holds the tuned model to the pretrained one."""
+"""The regularizers, which hold the tuned model near the base model."""

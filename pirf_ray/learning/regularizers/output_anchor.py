@@ -1,4 +1,4 @@
-"""The output anchor: holds the large scales of each sample to the base model's."""
+"""The output anchor: a penalty on changes of a sample's large scales from the base model's sample."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,22 @@ import torch
 import torch.nn.functional as F
 
 ANCHOR_POOL = 4
+"""Rows and columns of a cell of the average LP."""
 
 
 def low_pass(x: torch.Tensor) -> torch.Tensor:
-    """Return the averages LP over 4x4 cells, (b, c, h, w) -> (b, c, h/4, w/4)."""
+    """Return the average LP of x over 4x4 cells, (b, c, h, w) -> (b, c, h/4, w/4)."""
     return F.avg_pool2d(x, ANCHOR_POOL)
 
 
 def output_anchor(
     x: torch.Tensor, base_output: torch.Tensor, inputs: Sequence[int] = (), input_weight: float = 1.0
 ) -> torch.Tensor:
-    """Return ||LP(x_0 - x_0^base)||^2 / ||x_0^base||^2, (b,), mean squares over the (low-passed) grid; x (b, c, h, w), model units.
+    """Return ||LP(x_0 - x_0^base)||^2 / ||x_0^base||^2 (b,) of x = x_0 (b, c, h, w), model units. Norms are mean squares.
 
-    It holds the large scales, which the base model has right, and leaves the small ones, which it has wrong, to the reward.
-    The channels ``inputs``, which the equation takes as given, are held at all scales with weight ``input_weight``. Without
-    that, where the solution's small scales are noise, a reward gains by smoothing the source away.
+    The base model has the large scales right and the small scales wrong. So the anchor holds the large scales, and the reward
+    changes the small scales. The channels ``inputs``, which the equation takes as given, are held at all scales with the
+    weight ``input_weight``. Otherwise a reward gains by smoothing the source when the solution's small scales are noise.
     """
     change = x - base_output
     held = low_pass(change).square().mean((-2, -1))  # (b, c)

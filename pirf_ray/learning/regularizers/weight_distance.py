@@ -1,8 +1,8 @@
-"""Weight regularization towards the pretrained weights (Yuan et al. 2025, arXiv 2509.20570)."""
+"""The squared distance of the weights from the pretrained weights (Yuan et al. 2025, arXiv 2509.20570)."""
 
 import torch
 
 
 def weight_distance(tensors: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return sum ||theta - theta_0||^2 over the learning weights, theta_0 the pretrained ones (scalar)."""
+    """Return the scalar sum ||theta - theta_0||^2 over the learning weights theta; theta_0 are the pretrained weights."""
     return torch.stack([(tensor - reference[name]).square().sum() for name, tensor in tensors.items()]).sum()

@@ -1,1 +1,1 @@
-"""What the learner learns from: prefixes, their plan, and who makes them."""
+"""Rollouts: the plan of samples, prefixes and their replay, sources of prefixes."""

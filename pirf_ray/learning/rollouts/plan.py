@@ -1,7 +1,7 @@
 """The rollout plan: which samples an update learns from, and which weights must have made them.
 
-The plan is a pure function of the settings and the update. So a run gives the same bits whatever the number of actors and
-their timing: a rollout that is not ready is waited for. Samples are made in chunks of fixed size. Chunk c holds the sample
+The plan is a pure function of the settings and the update. The learner waits for a rollout that is not ready. So a run gives
+the same bits for every number of actors and every timing. Samples are made in chunks of fixed size. Chunk c holds the sample
 ids [c * chunk, (c+1) * chunk).
 """
 
@@ -12,27 +12,27 @@ from envs.common.checks import at_least, not_negative, require
 from envs.numerics import seeding
 
 POOL_LOOKAHEAD = 8
-"""Updates ahead of the learner that the pool is filled for, so that the actors never wait."""
+"""Number of updates for which the pool is filled ahead of the learner, so that actors never wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutSettings:
-    """How prefixes (the steps before the last K) are made, and how often one is used."""
+    """Settings of the making and the reuse of prefixes (the steps before the last K)."""
 
     chunk: int = 8
-    """Samples an actor makes at once. Fixed, since it changes rounding."""
+    """Samples that an actor makes at once. The number is fixed in a run because it changes rounding."""
     strategy: Literal["pool", "fresh"] = "pool"
-    """pool: batches are drawn from a pool that actors keep filling (tail scope only). fresh: a prefix serves M updates, then goes."""
+    """pool: batches are drawn from a pool that actors keep filling (scope tail only). fresh: a prefix serves M updates, then leaves."""
     reuse: int = 1
-    """M, updates that a fresh prefix serves."""
+    """M, the number of updates that a fresh prefix serves."""
     staleness: int = 0
-    """S, how many updates older than the learner the weights that made a prefix may be. 0 with M=1 is exact."""
+    """S, the largest number of updates by which a prefix's weights may be behind the learner. S = 0 with M = 1 is exact."""
     pool: int = 256
     """Prefixes in the pool."""
     pool_start: int = 64
     """Prefixes in the pool before the first update."""
     pool_growth: float = 1.0
-    """Prefixes added per update, the oldest ones leaving once the pool is full."""
+    """Prefixes added per update. In a full pool the oldest prefixes leave."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "chunk", "reuse", "pool", "pool_start")
@@ -62,18 +62,18 @@ class RolloutSettings:
 
 
 class RolloutPlan(Protocol):
-    """The rollout strategy seam."""
+    """Seam of the rollout strategies: the chunks of each update, and the weights that make each chunk."""
 
     def batch_chunks(self, update: int) -> list[int]:
-        """Return the chunks of the batch of this update, in order."""
+        """Return the chunks of an update's batch, in order."""
         ...
 
     def version(self, chunk: int) -> int:
-        """Return the version of the weights that must make this chunk (version v: after v updates)."""
+        """Return the version of the weights that must make a chunk. Version v follows v updates."""
         ...
 
     def horizon(self, update: int) -> int:
-        """Return the chunk below which chunks may be made once the learner is at ``update`` (their version permitting)."""
+        """Return the chunk below which chunks may be made when the learner is at ``update`` and has their version."""
         ...
 
     def retired(self, update: int) -> int:
@@ -82,11 +82,11 @@ class RolloutPlan(Protocol):
 
 
 class FreshPlan:
-    """A plan in which every chunk serves M consecutive updates, then goes. Batch j = u // M.
+    """Plan in which every chunk serves M consecutive updates, then leaves. Update u uses batch j = u // M.
 
-    With scope ``all`` its weights have version max(0, (j+1)M - 1 - S): the oldest that the staleness bound S allows at
-    its last use, so rollouts overlap with learning as far as S permits. M = 1 and S = 0 is the exact mode.
-    With scope ``tail`` (``fixed``) the base model makes every prefix, and nothing is ever stale.
+    With scope ``all`` the weights of batch j have version max(0, (j+1)M - 1 - S). This is the oldest version that the staleness
+    bound S allows at the last use, so rollouts overlap with learning as far as S permits. M = 1 and S = 0 is the exact mode.
+    With scope ``tail`` (``fixed``) the base model makes every prefix, and no prefix is stale.
     """
 
     def __init__(self, settings: RolloutSettings, *, batch: int, fixed: bool) -> None:
@@ -94,27 +94,31 @@ class FreshPlan:
         self.reuse, self.staleness, self.fixed = settings.reuse, settings.staleness, fixed
 
     def batch_chunks(self, update: int) -> list[int]:
+        """Return the chunks of batch u // M."""
         first = update // self.reuse * self.per_batch
         return list(range(first, first + self.per_batch))
 
     def version(self, chunk: int) -> int:
+        """Return the oldest version that the staleness bound allows at the chunk's last use; 0 if the base model makes it."""
         if self.fixed:
             return 0
         iteration = chunk // self.per_batch
         return max(0, (iteration + 1) * self.reuse - 1 - self.staleness)
 
     def horizon(self, update: int) -> int:
+        """Return the first chunk after the next batch."""
         return (update // self.reuse + 2) * self.per_batch
 
     def retired(self, update: int) -> int:
+        """Return the first chunk of the present batch."""
         return update // self.reuse * self.per_batch
 
 
 class PoolPlan:
-    """A plan with a pool of prefixes that grows by a fixed rate while the oldest leave; each batch is drawn from it at random.
+    """Plan with a pool of prefixes that grows at a fixed rate. Each batch is drawn from the pool at random.
 
-    Only for scope ``tail``, where no prefix goes stale. At update u the pool is the window of the last ``pool``
-    samples among the first pool_start + u * pool_growth.
+    At update u the pool is the last ``pool`` samples among the first pool_start + u * pool_growth. It needs scope ``tail``, with
+    which no prefix goes stale.
     """
 
     def __init__(self, settings: RolloutSettings, *, batch: int, seed: int) -> None:
@@ -128,18 +132,22 @@ class PoolPlan:
         return self.start + int(update * self.growth)
 
     def batch_chunks(self, update: int) -> list[int]:
+        """Return distinct chunks of the pool, drawn at random by (seed, update)."""
         made = self._made(update)
         window = range(max(0, made - self.size), made)
         rng = seeding.generator(self.seed, "pool", update)
         return [window[i] for i in rng.choice(len(window), size=self.per_batch, replace=False)]
 
     def version(self, chunk: int) -> int:
+        """Return 0: the base model makes every chunk."""
         return 0
 
     def horizon(self, update: int) -> int:
+        """Return the end of the pool POOL_LOOKAHEAD updates later."""
         return self._made(update + POOL_LOOKAHEAD)
 
     def retired(self, update: int) -> int:
+        """Return the first chunk of the pool."""
         return max(0, self._made(update) - self.size)
 
 

@@ -18,21 +18,21 @@ from pirf_ray.diffusion.sampling import SamplerSettings, finish
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """The state before the last K steps, float32: all that the learner needs to replay them.
+    """State before the last K steps, float32. The learner needs nothing else to replay these steps.
 
-    A prefix travels between processes as numpy arrays, which Ray ships without a copy. It arrives as tensors of its own.
+    A prefix travels between processes as numpy arrays, which Ray sends without a copy. The receiver gets its own tensors.
     """
 
     x: torch.Tensor
-    """(b, c, h, w), model units."""
+    """State (b, c, h, w), model units."""
     step: int
-    """N - K."""
+    """Step that starts from the state, N - K."""
     sample_ids: tuple[int, ...]
-    """Samples whose noise it started from."""
+    """Ids of the samples, which decide their noise."""
     policy_version: int
-    """Version of the weights that made it."""
+    """Version of the weights that made the prefix."""
     base_output: torch.Tensor | None
-    """x_0 of the base model from the same state (b, c, h, w), for the output anchor."""
+    """Samples x_0 (b, c, h, w) of the base model from the same state, for the output anchor."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
@@ -43,7 +43,7 @@ class Prefix:
             object.__setattr__(self, name, own)
 
     def select(self, rows: slice) -> "Prefix":
-        """Return some samples of the prefix."""
+        """Return the prefix of some of the samples."""
         return Prefix(
             x=self.x[rows],
             step=self.step,
@@ -54,7 +54,7 @@ class Prefix:
 
 
 def join(prefixes: Sequence[Prefix], device: torch.device | str) -> Prefix:
-    """Return the samples of several prefixes as one, on a device. Its version is the oldest of theirs."""
+    """Return several prefixes as one prefix on a device. Its version is the oldest version among them."""
     outputs = [p.base_output for p in prefixes if p.base_output is not None]
     return Prefix(
         x=torch.cat([p.x for p in prefixes]).to(device),
@@ -66,22 +66,22 @@ def join(prefixes: Sequence[Prefix], device: torch.device | str) -> Prefix:
 
 
 def replay(process: DenoisingProcess, policy: Policy, x: torch.Tensor, step: int) -> torch.Tensor:
-    """Return x_0 (b, c, h, w) from the state x at the start of ``step``, every evaluation on the autograd graph."""
+    """Return the samples x_0 (b, c, h, w) from the state x at the start of ``step``, with every evaluation on the autograd graph."""
     return finish(process, policy.denoisers(process), State(x=x, step=step))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixTask:
-    """What whoever makes prefixes must know: of which PDE, how far, and how many at once."""
+    """Description of the prefixes to make: the PDE, the steps, the noise, the samples made at once."""
 
     env: str
-    """The PDE, as registered with Gymnasium."""
+    """Env id of the PDE, as registered with Gymnasium."""
     resolution: int
     """Rows and columns of the fields."""
     sampler: SamplerSettings
-    """The sampler whose steps are made."""
+    """Settings of the sampler."""
     stop_step: int
-    """N - K."""
+    """Step before which a prefix ends, N - K."""
     seed: int
     """Seed of the noise."""
     chunk: int
@@ -92,34 +92,34 @@ class PrefixTask:
     """Parameters of the PDE, such as the Reynolds number."""
 
     def make_env(self, device: str = "cpu") -> DenoisingVectorEnv:
-        """Return the environment that ``gymnasium.make_vec`` gives a user, without a reward."""
-        env = gymnasium.make_vec(
-            f"envs:{self.env}",
-            num_envs=self.chunk,
-            resolution=self.resolution,
-            num_steps=self.sampler.num_steps,
-            solver=self.sampler.solver,
-            device=device,
-            reward=NoReward(),
+        """Return the environment of ``gymnasium.make_vec`` without a reward. TypeError if another class is registered."""
+        arguments: dict[str, Any] = {
+            "resolution": self.resolution,
+            "num_steps": self.sampler.num_steps,
+            "solver": self.sampler.solver,
+            "device": device,
+            "reward": NoReward(),
             **self.parameters,
-        )
+        }
+        env = gymnasium.make_vec(f"envs:{self.env}", num_envs=self.chunk, **arguments)
         if not isinstance(env, DenoisingVectorEnv):
             raise TypeError(f"{self.env} is registered with {type(env).__name__}, expected a DenoisingVectorEnv")
         return env
 
 
 class NoReward:
-    """The reward of an episode whose reward nobody reads: prefixes need no residual."""
+    """Reward 0. Prefixes are not rewarded, so their episodes compute no residual."""
 
     differentiable = True
     per_sample = True
 
     def __call__(self, fields: torch.Tensor) -> RewardOutput:
+        """Return 0 for each of the fields (b, c, h, w)."""
         return RewardOutput(reward=fields.new_zeros(len(fields)), violations={})
 
 
 def step_until(env: DenoisingVectorEnv, policy: Policy, stop_step: int) -> State:
-    """Step the environment with the policy up to the start of step ``stop_step``."""
+    """Step the environment with the policy to the start of step ``stop_step``, and return the state."""
     denoiser_from = policy.denoisers(env.process)
     while env.state.step < stop_step:
         denoiser = denoiser_from(env.process.sigmas[env.state.step])
@@ -140,7 +140,10 @@ def make_prefix(
     policy_version: int,
     with_base_output: bool,
 ) -> Prefix:
-    """Run an episode up to ``stop_step``; with ``with_base_output`` the base model then finishes it."""
+    """Return the prefix of an episode that stops at ``stop_step``.
+
+    With ``with_base_output`` the base model finishes the samples as well.
+    """
     env.reset(seed=seed, options={"sample_ids": sample_ids, "stream": stream})
     state = step_until(env, policy, stop_step)
     base_output = finish(env.process, policy.base_from, state) if with_base_output else None

@@ -1,25 +1,18 @@
-"""Checkpoints: round trip, damage, nothing that runs code; pretraining: it learns, and resuming changes nothing."""
+"""Checkpoints: round trip, atomic writes, damage, nothing that runs code."""
 
 import json
-import math
 import os
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from envs.common import files
-from envs.data import datasets
-from envs.pdes import make_pde
 from pirf_ray.diffusion import checkpoints
-from pirf_ray.diffusion.checkpoints import CheckpointError, ModelInfo
-from pirf_ray.diffusion.losses.denoising import denoising_loss
-from pirf_ray.diffusion.networks import NetworkConfig
-from pirf_ray.pretraining.trainer import Pretrainer, PretrainSettings
+from pirf_ray.diffusion.checkpoints import CheckpointError
+from tiny_models import tiny_info
 
-TINY = NetworkConfig(resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, periodic=(False, True))
-INFO = ModelInfo(env_id="Burgers-v0", network=TINY, sigma_data=0.15)
+INFO = tiny_info()
 
 
 @pytest.fixture
@@ -39,7 +32,7 @@ def test_weights_come_back_bit_for_bit(saved, which):
     path, model, ema, _ = saved
     expected = {"model": model, "ema": ema}[which]
     info, denoiser = checkpoints.load_denoiser(path, which)
-    assert info == INFO and denoiser.sigma_data == 0.15 and not denoiser.training
+    assert info == INFO and denoiser.sigma_data == INFO.sigma_data and not denoiser.training
     assert checkpoints.fingerprint(checkpoints.load_weights(path, which)) == checkpoints.fingerprint(expected)
     assert checkpoints.fingerprint(denoiser.network.state_dict()) == checkpoints.fingerprint(expected)
 
@@ -188,114 +181,3 @@ def test_a_damaged_optimizer_file_is_refused_by_name(saved, damage):
     damage(saved[0] / "optimizer.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint/optimizer\.pt"):
         checkpoints.load_optimizer(saved[0])
-
-
-# --- pretraining ---
-
-SETTINGS = PretrainSettings(network=TINY, images=480, batch=8, learning_rate=5e-3, warmup_images=32, ema_decay=0.9)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    pde, path = make_pde("Burgers-v0", 8), tmp_path_factory.mktemp("data") / "train.h5"
-    datasets.write(path, pde, num_samples=64, seed=0, stream="train")
-    return datasets.FieldFile(path, pde)
-
-
-def pretrainer(data, **changes):
-    settings = PretrainSettings(**{**{f: getattr(SETTINGS, f) for f in SETTINGS.__dataclass_fields__}, **changes})
-    return Pretrainer(settings, make_pde("Burgers-v0", 8), data, torch.device("cpu"))
-
-
-def fixed_loss(run, data):
-    """Loss on the same fields, sigmas and noise whatever the weights."""
-    y = run.pde.normalizer.to_model(data.read(range(64)))
-    rng = torch.Generator().manual_seed(0)
-    sigma = torch.linspace(math.log(0.05), math.log(1.0), 64).exp()
-    with torch.no_grad():
-        return denoising_loss(run.denoiser.eval(), y, sigma, torch.randn(y.shape, generator=rng)).item()
-
-
-def state(run):
-    return [checkpoints.fingerprint(t) for t in (run.denoiser.network.state_dict(), run.ema.tensors)]
-
-
-def test_pretraining_lowers_the_loss_and_ends_after_its_updates(data):
-    run = pretrainer(data)
-    assert run.info.sigma_data == pytest.approx(run.pde.normalizer.to_model(data.read(range(64))).std().item(), abs=1e-4)
-    before = fixed_loss(run, data)
-    while not run.finished:
-        assert math.isfinite(run.step())
-    assert run.update_index == 60
-    assert before == pytest.approx(1, abs=0.15)  # F is nearly 0: the loss of the ideal Gaussian denoiser
-    assert fixed_loss(run, data) < 0.7 * before
-
-
-@pytest.mark.parametrize("augment", [True, False])
-def test_a_resumed_run_is_the_uninterrupted_run(data, tmp_path, augment):
-    whole, first, second = (pretrainer(data, augment=augment) for _ in range(3))
-    losses = [whole.step() for _ in range(6)]
-    resumed = [first.step() for _ in range(3)]
-    first.save(tmp_path / "c")
-    torch.manual_seed(99)  # the global generator has no part in it
-    second.load(tmp_path / "c")
-    assert state(second) == state(first) and second.update_index == 3
-    resumed += [second.step() for _ in range(3)]
-    assert resumed == losses
-    assert state(second) == state(whole) and second.mean_loss == whole.mean_loss
-
-
-def test_the_seed_decides_weights_and_batches_and_leaves_the_global_generator_alone(data):
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    a, b, other = pretrainer(data), pretrainer(data), pretrainer(data, seed=1)
-    a.step()
-    b.step()
-    assert torch.equal(torch.rand(1), expected)
-    assert state(a) == state(b)
-    assert checkpoints.fingerprint(other.denoiser.network.state_dict()) != checkpoints.fingerprint(
-        pretrainer(data).denoiser.network.state_dict()
-    )
-
-
-def test_other_settings_do_not_resume(data, tmp_path):
-    run = pretrainer(data)
-    run.save(tmp_path / "c")
-    with pytest.raises(CheckpointError, match="other settings: batch, learning_rate"):
-        pretrainer(data, batch=4, learning_rate=1e-3).load(tmp_path / "c")
-
-
-def test_learning_rate_warms_up_from_a_positive_rate_and_ends_near_zero(data):
-    run = pretrainer(data)
-    rates = []
-    for index in range(60):
-        run.update_index = index
-        rates.append(run.learning_rate())
-    # warm-up over 4 updates of 8, times half a cosine over 60 updates: 5e-3 * 1/4; at update 30, half the peak
-    assert [rates[0], rates[3], rates[30]] == pytest.approx([1.25e-3, 5e-3 * 0.5 * (1 + math.cos(math.pi / 20)), 2.5e-3])
-    assert 0 < rates[-1] < 1e-2 * max(rates) and int(np.argmax(rates)) == 3
-
-
-def test_a_non_finite_loss_stops_training_before_the_update(data):
-    run = pretrainer(data)
-    next(run.denoiser.parameters()).data.fill_(math.nan)
-    before = checkpoints.fingerprint(run.ema.tensors)
-    with pytest.raises(FloatingPointError, match="loss of update 0 is nan"):
-        run.step()
-    assert run.update_index == 0 and checkpoints.fingerprint(run.ema.tensors) == before
-
-
-BAD_SETTINGS = [
-    ("images", 0, "images must be positive, got 0"),
-    ("batch", -1, "batch must be positive, got -1"),
-    ("learning_rate", 0.0, "learning_rate must be"),
-    ("noise_std", math.nan, "noise_std must be"),
-    ("images", 7, "at least one batch of 8, got 7"),
-]
-
-
-@pytest.mark.parametrize(("name", "value", "message"), BAD_SETTINGS)
-def test_impossible_settings_are_refused(name, value, message):
-    with pytest.raises(ValueError, match=message):
-        PretrainSettings(**{"batch": 8, name: value})

@@ -1,4 +1,4 @@
-"""The U-Net against EDM's naming and a naive numpy evaluation; preconditioning, loss, EMA."""
+"""The U-Net: EDM's names, a naive numpy evaluation, shifts, the cut into trunk and head, periodic padding."""
 
 import math
 
@@ -7,9 +7,6 @@ import pytest
 import torch
 
 from pirf_ray.diffusion.checkpoints import fingerprint
-from pirf_ray.diffusion.denoiser import Denoiser
-from pirf_ray.diffusion.ema import Ema
-from pirf_ray.diffusion.losses.denoising import denoising_loss
 from pirf_ray.diffusion.networks import NetworkConfig, PeriodicPad, UNet
 
 TINY = NetworkConfig(resolution=8, model_channels=4, channel_mult=(1, 2), num_blocks=1)
@@ -178,18 +175,6 @@ def test_trunk_and_head_make_the_forward_pass_wherever_it_is_cut(head_levels):
         assert torch.equal(network.head(*trunk, head_levels), network(x, c_noise))
 
 
-def test_truncation_keeps_the_value_and_cuts_the_gradient_below_the_head():
-    denoiser = randomized(Denoiser(TINY, 0.5).double())
-    x = noise(2, 1, 8, 8)
-    whole = denoiser(x, 0.3)
-    denoiser.truncate_levels = 1
-    cut = denoiser(x, 0.3)
-    torch.testing.assert_close(cut, whole, rtol=0, atol=0)
-    cut.square().sum().backward()
-    learned = {name for name, p in denoiser.network.named_parameters() if p.grad is not None}
-    assert learned == {name for name, _ in denoiser.network.named_parameters() if name.startswith("dec.8x8_")}
-
-
 def test_a_fresh_network_is_nearly_zero_and_seeded():
     torch.manual_seed(0)
     first = UNet(TINY)
@@ -212,109 +197,6 @@ BAD_CONFIGS = [
 def test_impossible_architectures_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         NetworkConfig(**fields)
-
-
-# --- denoiser and loss ---
-
-
-class Recorder(torch.nn.Module):
-    """F = 1 everywhere; keeps its inputs."""
-
-    def forward(self, x, c_noise):
-        self.seen = (x, c_noise)
-        return torch.ones_like(x)
-
-
-@pytest.mark.parametrize("sigma", [0.002, 0.5, 80.0])
-def test_preconditioning_follows_the_formulas(sigma):
-    sd, x = 0.15, noise(2, 1, 8, 8)
-    denoiser = Denoiser(TINY, sd)
-    denoiser.network = Recorder()
-    # D = sd^2/(s^2+sd^2) x + s sd/sqrt(s^2+sd^2) * 1
-    expected = x * sd**2 / (sigma**2 + sd**2) + sigma * sd / math.hypot(sigma, sd)
-    torch.testing.assert_close(denoiser(x, torch.full((2,), sigma, dtype=torch.float64)), expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(denoiser(x, sigma), expected, rtol=1e-12, atol=0)
-    scaled, c_noise = denoiser.network.seen
-    torch.testing.assert_close(scaled, x / math.hypot(sigma, sd), rtol=1e-12, atol=0)
-    torch.testing.assert_close(c_noise, torch.full((2,), math.log(sigma) / 4, dtype=torch.float64))
-
-
-def test_denoiser_is_the_identity_without_noise_and_forgets_its_input_in_noise():
-    denoiser, x = randomized(Denoiser(TINY, 0.15).double()), noise(2, 1, 8, 8)
-    torch.testing.assert_close(denoiser(x, 1e-9), x, rtol=0, atol=1e-7)
-    # c_skip -> 0, c_out -> sd: at sigma 1e9, x/sigma vanishes and every x gives the same output
-    torch.testing.assert_close(denoiser(x, 1e9), denoiser(-x, 1e9), rtol=0, atol=1e-7)
-
-
-def test_each_sample_has_its_own_sigma():
-    denoiser, x = randomized(Denoiser(TINY, 0.15).double()), noise(2, 1, 8, 8)
-    both = denoiser(x, torch.tensor([0.1, 3.0]))
-    torch.testing.assert_close(both, torch.cat([denoiser(x[:1], 0.1), denoiser(x[1:], 3.0)]), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(2, 2, 8, 8), (2, 1, 16, 16), (2, 1, 8, 4), (1, 8, 8)])
-def test_denoiser_refuses_other_shapes(shape):
-    with pytest.raises(ValueError, match=r"expected x \(b, 1, 8, 8\)"):
-        Denoiser(TINY, 0.5)(torch.zeros(shape), 1.0)
-
-
-@pytest.mark.parametrize("sigma_data", [0.0, -1.0, math.nan])
-def test_denoiser_refuses_an_impossible_sigma_data(sigma_data):
-    with pytest.raises(ValueError, match="sigma_data must be positive"):
-        Denoiser(TINY, sigma_data)
-
-
-def test_loading_tensors_that_do_not_fit_names_them():
-    tensors = Denoiser(TINY, 0.5).network.state_dict()
-    tensors["extra"] = tensors.pop("map_layer0.bias")
-    tensors["map_layer1.bias"] = torch.zeros(3)
-    with pytest.raises(
-        ValueError, match=r"missing: map_layer0\.bias; unknown: extra; wrong shape: map_layer1\.bias \(3,\) instead of \(16,\)"
-    ):
-        Denoiser(TINY, 0.5).load_network(tensors)
-
-
-@pytest.mark.parametrize("sigma", [0.01, 0.3, 20.0])
-def test_ideal_gaussian_denoiser_has_loss_one_at_every_sigma(sigma):
-    # data N(0, sd^2): the ideal D is c_skip x (F = 0), its error s^2 sd^2/(s^2+sd^2) is 1/lambda
-    sd, count = 0.2, 500
-    denoiser = Denoiser(TINY, sd).double()
-    torch.nn.init.zeros_(denoiser.network.dec["8x8_aux_conv"].weight)
-    y = sd * noise(count, 1, 8, 8)
-    loss = denoising_loss(denoiser, y, torch.full((count,), sigma, dtype=torch.float64), noise(count, 1, 8, 8, seed=1))
-    assert loss.item() == pytest.approx(1, abs=5 * math.sqrt(2 / (count * 64)))
-
-
-def test_loss_weighs_a_constant_error_by_lambda():
-    # y = 0, no noise, F = 1: D = s sd/sqrt(s^2+sd^2), so lambda D^2 = 1
-    denoiser = Denoiser(TINY, 0.2)
-    denoiser.network = Recorder()
-    zero = torch.zeros(3, 1, 8, 8)
-    assert denoising_loss(denoiser, zero, torch.tensor([0.01, 1.0, 30.0]), zero).item() == pytest.approx(1, rel=1e-5)
-
-
-def test_ema_warms_up_then_keeps_its_decay():
-    value = torch.zeros(1, dtype=torch.float64)
-    slow, fast = Ema({"a": value}, 0.999), Ema({"a": value}, 0.05)
-    value.fill_(1.0)
-    assert slow.tensors["a"].item() == 0  # a copy, not the tensor itself
-    seen = []
-    for _ in range(2):
-        slow.update({"a": value})
-        fast.update({"a": value})
-        seen.append((slow.tensors["a"].item(), fast.tensors["a"].item()))
-    # slow: d = 1/10, then 2/11: 0 -> .9 -> (2 * .9 + 9)/11; fast: d = .05 both times: 0 -> .95 -> .9975
-    assert seen[0] == pytest.approx((0.9, 0.95)) and seen[1] == pytest.approx((10.8 / 11, 0.9975))
-    slow.load({"a": torch.full((1,), 3.0)}, updates=10**6)
-    slow.update({"a": value})
-    assert slow.tensors["a"].item() == pytest.approx(0.999 * 3 + 0.001)
-
-
-def test_ema_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="got 1.0"):
-        Ema({}, 1.0)
-    with pytest.raises(ValueError, match="do not fit"):
-        Ema({"a": torch.zeros(1)}, 0.9).load({"b": torch.zeros(1)}, 0)
 
 
 @pytest.mark.parametrize("periodic", [(False, True), (True, False), (True, True)])

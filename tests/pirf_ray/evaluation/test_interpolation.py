@@ -1,37 +1,29 @@
 """Weight interpolation: its ends, its best alpha, the command."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from envs.denoising import DenoisingProcess
+from commands import refuse
 from pirf_ray import evaluate
-from pirf_ray.diffusion.policy import make_policy
 from pirf_ray.evaluation.interpolation import best_alpha, between, parse_alphas, sample_alphas
 from pirf_ray.evaluation.models import EVALUATION_STREAM
-from pirf_ray.learning.communicator import SingleProcess
-from pirf_ray.learning.rollouts.prefixes import generate
-from pirf_ray.learning.rollouts.sources import LocalSource
 from pirf_ray.metrics.drift import Drift
-from pirf_ray.training.finetuning import FineTuning
 from pirf_ray.training.guard import GuardSettings
 from pirf_ray.training.models import load_model
-from pirf_ray.training.runs import RunDirectory
-from tiny_models import tiny_config, write_base
+from tiny_models import start_run, tiny_config, tiny_tuning
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("interpolation")
-    config = tiny_config()
-    made = RunDirectory.create(path / "run", config, write_base(path / "base"))
-    info, base = made.load_base()
-    source = LocalSource(config, make_policy(config, base))
-    device = torch.device("cpu")
-    FineTuning(config, info, base, source=source, communicator=SingleProcess(), device=device, run=made).fit()
-    return path / "run"
+    """A fine-tuned run of the tiny base model, with corrections."""
+    config = tiny_config(corrections=2)
+    made = start_run(tmp_path_factory.mktemp("interpolation"), config)
+    tiny_tuning(config, made).fit()
+    return made.paths.root
 
 
 @pytest.mark.parametrize(
@@ -62,15 +54,17 @@ def test_tensors_lie_on_the_line() -> None:
 
 @pytest.mark.parametrize("scope", ["tail", "all"])
 def test_the_ends_are_the_base_and_the_run_bit_for_bit(run: Path, scope: str) -> None:
-    info, policy, config = load_model(run)
-    assert config is not None
+    """Without the finisher of either: only the weights differ."""
+    model = load_model(run).model
+    assert model.finisher is not None
+    policy = model.policy
     policy.scope = scope
-    pde, process = info.pde(), DenoisingProcess(config.sampler.num_steps)
     before = {n: p.clone() for n, p in policy.tuned.network.named_parameters()}
-    made = sample_alphas(policy, process, pde, [0.0, 0.5, 1.0], samples=4, seed=5, batch=4, progress=iter)
-    expected = generate(policy, process, shape=pde.shape, seed=5, stream=EVALUATION_STREAM, sample_ids=range(4))
-    assert torch.equal(made[0.0], pde.normalizer.to_physical(expected["base"]))
-    assert torch.equal(made[1.0], pde.normalizer.to_physical(expected["tuned"]))
+    made = sample_alphas(model, [0.0, 0.5, 1.0], samples=4, seed=5, batch=3, progress=iter)
+    plain = replace(model, finisher=None)
+    expected = plain.sample(range(4), seed=5, stream=EVALUATION_STREAM, groups=("base", "tuned"), batch=3)
+    assert torch.equal(made[0.0], expected["base"])
+    assert torch.equal(made[1.0], expected["tuned"])
     assert not torch.equal(made[0.5], made[0.0]) and not torch.equal(made[0.5], made[1.0])
     assert all(torch.equal(p, before[n]) for n, p in policy.tuned.network.named_parameters())
 
@@ -86,9 +80,9 @@ def test_the_best_alpha_is_the_lowest_residual_inside() -> None:
     ("change", "inside"),
     [({}, True), ({"amplitude_ratio": 0.97}, False), ({"energy_ratio": 1.06}, False), ({"spectrum_rise": 0.2}, False)],
 )
-def test_a_departure_is_inside_only_if_every_limit_is_kept(change: dict, inside: bool) -> None:
-    departure = Drift(**{"amplitude_ratio": 1.01, "energy_ratio": 1.04, "spectrum_rise": 0.05, **change})
-    assert departure.inside(GuardSettings()) == inside
+def test_a_drift_is_inside_only_if_every_limit_is_kept(change: dict, inside: bool) -> None:
+    drift = Drift(**{"amplitude_ratio": 1.01, "energy_ratio": 1.04, "spectrum_rise": 0.05, **change})
+    assert drift.inside(GuardSettings()) == inside
 
 
 def test_the_command_draws_and_names_the_best(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,13 +92,16 @@ def test_the_command_draws_and_names_the_best(run: Path, tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     written = json.loads(out.read_text())
     assert [point["alpha"] for point in written["points"]] == [0.0, 0.5, 1.0]
-    assert written["points"][0]["departure"] == {"amplitude_ratio": 1.0, "energy_ratio": 1.0, "spectrum_rise": 0.0}
+    first, last = written["points"][0], written["points"][-1]
+    assert first["drift"] == {"amplitude_ratio": 1.0, "energy_ratio": 1.0, "spectrum_rise": 0.0}
+    assert last["metrics"]["residual/consistent/mean"] != first["metrics"]["residual/consistent/mean"]
+    assert written["data"]["residual/consistent/over_floor"] == 1
     assert f"best inside the guard's limits: {written['best_alpha']:g}" in printed
     assert out.with_suffix(".png").stat().st_size > 10_000
-    with pytest.raises(FileExistsError, match="never overwritten"):
-        evaluate.main([*flags, "--interpolate", "0:1:0.5", "--out", str(out)])
+    assert "never overwritten" in refuse(evaluate.main, [*flags, "--interpolate", "0:1:0.5", "--out", str(out)], capsys)
 
 
-def test_a_base_model_has_nothing_to_interpolate(run: Path) -> None:
-    with pytest.raises(ValueError, match="--interpolate needs a fine-tuned run: .* is a base model"):
-        evaluate.main(["--checkpoint", str(run / "base"), "--interpolate", "0:1:0.5", "--samples", "4", "--real", "16"])
+def test_a_base_model_has_nothing_to_interpolate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--checkpoint", str(run / "base"), "--interpolate", "0:1:0.5", "--samples", "4", "--real", "16"]
+    error = refuse(evaluate.main, flags, capsys)
+    assert "--interpolate needs a fine-tuned run" in error and "is a base model" in error

@@ -110,23 +110,6 @@ def test_freeze_is_the_full_gradient_restricted_to_the_learning_tensors(levels: 
     assert_same(found, {name: expected[name] for name in found})
 
 
-def test_top_level_holds_the_highest_resolution_blocks_and_the_output_layer() -> None:
-    names = layers.learning_names(tiny_denoiser(), 1)
-    assert {n.split(".")[0] + "." + n.split(".")[1] for n in names} == {
-        "dec.8x8_up",
-        "dec.8x8_block0",
-        "dec.8x8_block1",
-        "dec.8x8_aux_norm",
-        "dec.8x8_aux_conv",
-    }
-
-
-@pytest.mark.parametrize("levels", [-1, 3])
-def test_levels_outside_the_network_are_refused(levels: int) -> None:
-    with pytest.raises(ValueError, match=rf"--levels must be in \[0, 2\].*got {levels}"):
-        layers.learning_names(tiny_denoiser(), levels)
-
-
 def test_truncate_equals_freeze_for_one_evaluation() -> None:
     """K = 1: nothing lies before the learning blocks that learns, so cutting at their inputs changes nothing."""
     freeze, truncate = policy_of(1, "freeze"), policy_of(1, "truncate")
@@ -170,30 +153,3 @@ def test_gradient_agrees_with_finite_differences() -> None:
             weight[index] -= sign * step
     expected = (values[0] - values[1]) / (2 * step)
     assert found["dec.8x8_aux_conv.weight"][index].item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_tail_scope_uses_base_weights_before_the_switch_and_tuned_ones_after() -> None:
-    policy = policy_of(scope="tail", k=2)
-    used: list[tuple[str, float]] = []
-    policy.base.register_forward_hook(lambda _, args, __: used.append(("base", round(float(args[1]), 6))))
-    policy.tuned.register_forward_hook(lambda _, args, __: used.append(("tuned", round(float(args[1]), 6))))
-    replayed(policy, 2)
-    s = [round(v, 6) for v in process().sigmas]
-    # The corrector at the switch, s[2], ends the prefix: it is still the base's.
-    expected = [("base", s[0]), ("base", s[1]), ("base", s[1]), ("base", s[2])]
-    assert used == [*expected, ("tuned", s[2]), ("tuned", s[3]), ("tuned", s[3])]
-
-
-@pytest.mark.parametrize("levels", [1, 2])
-@pytest.mark.parametrize("mode", ["freeze", "truncate"])
-def test_top_levels_learn_in_the_layout_of_training(levels: int, mode: layers.LayerMode) -> None:
-    """Channels-last fields, a frozen trunk: the same gradients as in the plain layout (torch alone ends in a segmentation fault)."""
-    x = torch.randn(2, 1, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
-    gradients = []
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        denoiser = tiny_denoiser().to(memory_format=memory_format)
-        learning = layers.prepare(denoiser, levels, mode)
-        denoiser(x.contiguous(memory_format=memory_format), 0.1).square().sum().backward()
-        gradients.append([p.grad for p in learning.values()])
-    for plain, last in zip(*gradients, strict=True):
-        torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)

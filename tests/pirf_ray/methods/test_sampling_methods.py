@@ -1,4 +1,4 @@
-"""DiffusionPDE, CoCoGen, PG-Diffusion, PIDM: each does what it claims, at the cost that it claims."""
+"""Costs of the sampling methods; PG-Diffusion and PIDM: each does what it claims."""
 
 import math
 from collections.abc import Callable
@@ -9,20 +9,18 @@ import torch
 
 from envs.denoising import DenoisingProcess
 from envs.numerics import seeding
-from pirf_ray import zoo
-from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.denoiser import Denoiser
 from pirf_ray.diffusion.losses.denoising import denoising_loss
-from pirf_ray.diffusion.networks import UNet
 from pirf_ray.methods import METHODS, Problem, Settings
 from pirf_ray.methods import pg_diffusion as pg_diffusion_module
 from pirf_ray.methods import solver_data as solver_data_module
-from pirf_ray.methods.cocogen import CorrectedSampler
-from pirf_ray.methods.diffusion_pde import GuidedSampler, first_guided
 from pirf_ray.methods.pg_diffusion import DROPPED, ConditionedDenoiser, ConditionedSampler, residual_direction
 from pirf_ray.methods.pidm import noise_slope
 from pirf_ray.methods.solver_data import BATCH, SolverBatches, minimize
 from pirf_ray.metrics.cost import Meter
+from pirf_ray.steering.cocogen import CorrectedSampler
+from pirf_ray.steering.correction import residual_floor
+from pirf_ray.steering.diffusion_pde import GuidedSampler
 from tiny_models import tiny_denoiser, tiny_info
 
 STEPS = 6
@@ -31,12 +29,6 @@ STEPS = 6
 @pytest.fixture(autouse=True)
 def few_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solver_data_module, "FIELDS", 32)
-
-
-@pytest.fixture(scope="module")
-def poisson() -> Problem:
-    info, denoiser = checkpoints.load_denoiser(zoo.find("Poisson-v0", 32))
-    return Problem(info=info, base=denoiser.requires_grad_(False), num_steps=STEPS)
 
 
 @pytest.fixture
@@ -51,40 +43,6 @@ def noise(problem: Problem, ids: range = range(2)) -> torch.Tensor:
 @torch.no_grad()
 def sampled(problem: Problem, name: str, settings: Settings, ids: range = range(2), steps: int = STEPS) -> torch.Tensor:
     return METHODS[name].sampler(problem, settings, {})(DenoisingProcess(steps), noise(problem, ids))
-
-
-@pytest.mark.parametrize(("steps", "first"), [(20, 16), (40, 32), (10, 8), (5, 4), (3, 2)])
-def test_the_guided_part_is_the_last_fifth(steps: int, first: int) -> None:
-    assert first_guided(steps) == first
-
-
-def test_guidance_lowers_the_residual_of_each_sample(poisson: Problem) -> None:
-    base, guided = (poisson.residual(sampled(poisson, "diffusion-pde", {"guidance": g})) for g in (0.0, 1.0))
-    assert (guided < 0.9 * base).all()
-
-
-def test_no_guidance_is_the_base_bit_for_bit(poisson: Problem) -> None:
-    assert torch.equal(sampled(poisson, "diffusion-pde", {"guidance": 0.0}), sampled(poisson, "base", {}))
-    with pytest.raises(ValueError, match="guidance must not be negative, got -1"):
-        GuidedSampler(poisson, -1)
-
-
-def test_the_norm_is_each_samples_own(poisson: Problem) -> None:
-    together = sampled(poisson, "diffusion-pde", {"guidance": 0.5})
-    alone = sampled(poisson, "diffusion-pde", {"guidance": 0.5}, range(1, 2))
-    torch.testing.assert_close(together[1:], alone, rtol=1e-3, atol=1e-4)
-
-
-def test_one_guided_step_by_hand(tiny: Problem) -> None:
-    """N = 1: x_0 = D(x; sigma), then down the gradient of its root mean square residual by guidance rho / ||grad rho||^2."""
-    process = DenoisingProcess(1)
-    x = process.initial(noise(tiny)).x.requires_grad_(True)
-    denoised = tiny.base(x, process.sigmas[0])
-    rho = tiny.pde.residual(tiny.pde.normalizer.to_physical(denoised), "consistent").sqrt()
-    (gradient,) = torch.autograd.grad(rho.sum(), x)
-    size = 0.3 * rho.detach() / gradient.square().flatten(1).sum(1)
-    expected = denoised.detach() - size[:, None, None, None] * gradient
-    torch.testing.assert_close(sampled(tiny, "diffusion-pde", {"guidance": 0.3}, steps=1), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -106,28 +64,16 @@ def test_costs_are_as_stated(tiny: Problem, name: str, settings: Settings, forwa
     assert (cost.network_forwards, cost.network_gradients, cost.residual_gradients) == (forwards, gradients, residuals)
 
 
-def test_corrections_lower_the_residual_without_the_network(poisson: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = sampled(poisson, "base", {})
-    monkeypatch.setattr(UNet, "forward", None)
-    sampler = CorrectedSampler(poisson, 0.25, 5)
-    assert (poisson.residual(sampler.correct(x, 5)) < 0.6 * poisson.residual(x)).all()
-
-
-def test_one_correction_by_hand(poisson: Problem) -> None:
-    x = sampled(poisson, "base", {}).requires_grad_(True)
-    r = poisson.pde.residual(poisson.pde.normalizer.to_physical(x), "consistent")
-    (g,) = torch.autograd.grad(r.sum(), x)
-    expected = x - (0.5 * r / g.square().flatten(1).sum(1))[:, None, None, None] * g
-    torch.testing.assert_close(CorrectedSampler(poisson, 0.5, 0).correct(x.detach(), 1), expected.detach())
-
-
-def test_exact_data_are_left_alone(poisson: Problem) -> None:
-    """At and under the floor, the mean of such data in float32, there is nothing to gain."""
-    x = poisson.pde.normalizer.to_model(poisson.pde.solve(0, "exact", range(8))).float()
-    sampler = CorrectedSampler(poisson, 0.5, 3)
-    under = poisson.residual(x) <= sampler.floor
-    assert under.any()
-    assert torch.equal(sampler.correct(x, 3)[under], x[under])
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_steered_methods_are_their_samplers_with_the_problems_residual_and_floor(tiny: Problem, steps: int) -> None:
+    """The residual is metered, and is the PDE's default operator's; CoCoGen stops at the floor of exact data."""
+    floor = residual_floor(tiny.pde, tiny.pde.default_operator)
+    guided = GuidedSampler(tiny.base, tiny.residual, guidance=0.3)
+    corrected = CorrectedSampler(tiny.base, tiny.residual, step=0.3, after=2, floor=floor)
+    process, start = DenoisingProcess(steps), noise(tiny)
+    with torch.no_grad():
+        assert torch.equal(sampled(tiny, "diffusion-pde", {"guidance": 0.3}, steps=steps), guided(process, start))
+        assert torch.equal(sampled(tiny, "cocogen", {"step": 0.3, "after": 2}, steps=steps), corrected(process, start))
 
 
 class Flat(Problem):
@@ -137,18 +83,10 @@ class Flat(Problem):
         return (0 * x).flatten(1).sum(1) + 1e4
 
 
-def test_a_sample_without_gradient_stays(tiny: Problem) -> None:
+def test_a_residual_without_gradient_is_no_condition(tiny: Problem) -> None:
     flat = Flat(info=tiny.info, base=tiny.base)
     x = noise(flat)
-    assert torch.equal(CorrectedSampler(flat, 0.5, 0).correct(x, 2), x)
-    assert torch.equal(sampled(flat, "diffusion-pde", {"guidance": 1.0}), sampled(tiny, "base", {}))
     assert torch.equal(residual_direction(flat, x, 1.0), torch.zeros_like(x))
-
-
-@pytest.mark.parametrize("settings", [{"step": 0.0, "after": 1}, {"step": 1.5, "after": 1}, {"step": 0.5, "after": -1}])
-def test_settings_of_corrections_are_checked(poisson: Problem, settings: Settings) -> None:
-    with pytest.raises(ValueError, match=r"step must be in \(0, 1\] and after not negative"):
-        METHODS["cocogen"].sampler(poisson, settings, {})
 
 
 def test_an_untrained_adapter_and_scale_zero_are_the_base(tiny: Problem) -> None:

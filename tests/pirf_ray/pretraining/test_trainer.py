@@ -1,31 +1,22 @@
-"""Pretraining: what it begins with, precision, compilation, dropout, several workers; whole trainings over Ray."""
+"""The pretraining's trainer: learning, resuming, seeds, its start, precision, compilation, dropout."""
 
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import gymnasium
 import pytest
 import torch
-from rich.console import Console
 
-from commands import refuse
 from envs.common import files
 from envs.common.checks import ConfigError
 from envs.data.datasets import FieldFile
-from envs.pdes import REGISTRY, Burgers, make_pde, register
-from pirf_ray import pretrain
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import CheckpointError, load_weights
-from pirf_ray.pretraining.loop import Lines, Log, TrainingRecord, begin, run_updates
+from pirf_ray.diffusion.losses.denoising import denoising_loss
 from pirf_ray.pretraining.trainer import Batches, Pretrainer, PretrainSettings
 from tiny_models import tiny_network
-from tiny_pretraining import CPU, PDE8, SETTINGS, SMOKE, same
-
-pytestmark = pytest.mark.usefixtures("short_cards")
+from tiny_pretraining import CPU, PDE8, SETTINGS, same
 
 
 def trainer(data: FieldFile, *, compiled: bool = False, network: dict | None = None, **changes: object) -> Pretrainer:
@@ -34,13 +25,110 @@ def trainer(data: FieldFile, *, compiled: bool = False, network: dict | None = N
 
 
 def steps(run: Pretrainer, number: int) -> dict[str, torch.Tensor]:
-    """The weights after some updates."""
+    """Return the weights after so many more updates."""
     for _ in range(number):
         run.step()
     return {name: tensor.clone() for name, tensor in run.denoiser.network.state_dict().items()}
 
 
-# --- what it begins with ---
+def fixed_loss(run: Pretrainer, data: FieldFile) -> float:
+    """Return the loss on the same fields, sigmas and noise whatever the weights."""
+    y = run.pde.normalizer.to_model(data.read(range(64)))
+    generator = torch.Generator().manual_seed(0)
+    sigma = torch.linspace(math.log(0.05), math.log(1.0), 64).exp()
+    with torch.no_grad():
+        return denoising_loss(run.denoiser.eval(), y, sigma, torch.randn(y.shape, generator=generator)).item()
+
+
+def state(run: Pretrainer) -> list[str]:
+    return [checkpoints.fingerprint(tensors) for tensors in (run.denoiser.network.state_dict(), run.ema.tensors)]
+
+
+def test_pretraining_lowers_the_loss_and_ends_after_its_updates(data: FieldFile) -> None:
+    run = trainer(data)
+    assert run.info.sigma_data == pytest.approx(run.pde.normalizer.to_model(data.read(range(64))).std().item(), abs=1e-4)
+    before = fixed_loss(run, data)
+    while not run.finished:
+        assert math.isfinite(run.step())
+    assert run.update_index == 60
+    assert before == pytest.approx(1, abs=0.15)  # F is nearly 0: the loss of the ideal Gaussian denoiser
+    assert fixed_loss(run, data) < 0.7 * before
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_a_resumed_training_is_the_uninterrupted_training(data: FieldFile, tmp_path: Path, augment: bool) -> None:
+    whole, first, second = (trainer(data, augment=augment) for _ in range(3))
+    losses = [whole.step() for _ in range(6)]
+    resumed = [first.step() for _ in range(3)]
+    first.save(tmp_path / "c")
+    torch.manual_seed(99)  # the global generator has no part in it
+    second.load(tmp_path / "c")
+    assert state(second) == state(first) and second.update_index == 3
+    resumed += [second.step() for _ in range(3)]
+    assert resumed == losses
+    assert state(second) == state(whole) and second.mean_loss == whole.mean_loss
+
+
+def test_the_seed_decides_weights_and_batches_and_leaves_the_global_generator_alone(data: FieldFile) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    a, b, other, fresh = trainer(data), trainer(data), trainer(data, seed=1), trainer(data)
+    a.step()
+    b.step()
+    assert torch.equal(torch.rand(1), expected)
+    assert state(a) == state(b)
+    assert not same(other.denoiser.network.state_dict(), fresh.denoiser.network.state_dict())
+
+
+def test_other_settings_and_other_data_do_not_resume(data: FieldFile, tmp_path: Path) -> None:
+    run = trainer(data)
+    run.save(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="other settings: batch, learning_rate"):
+        trainer(data, batch=4, learning_rate=1e-3).load(tmp_path / "c")
+    meta = files.read_json(tmp_path / "c" / "meta.json")
+    meta["data"]["seed"] = 7
+    files.write_json(tmp_path / "c" / "meta.json", meta)
+    with pytest.raises(CheckpointError, match="was trained on .*'seed': 7.*, not on the given data .*'seed': 0"):
+        trainer(data).load(tmp_path / "c")
+
+
+def test_learning_rate_warms_up_from_a_positive_rate_and_ends_near_zero(data: FieldFile) -> None:
+    run = trainer(data)
+    rates = []
+    for index in range(60):
+        run.update_index = index
+        rates.append(run.learning_rate())
+    # warm-up over 4 updates of 8, times half a cosine over 60 updates: 5e-3 * 1/4; at update 30, half the peak
+    assert [rates[0], rates[3], rates[30]] == pytest.approx([1.25e-3, 5e-3 * 0.5 * (1 + math.cos(math.pi / 20)), 2.5e-3])
+    assert 0 < rates[-1] < 1e-2 * max(rates) and rates.index(max(rates)) == 3
+
+
+def test_a_non_finite_loss_stops_training_before_the_update(data: FieldFile) -> None:
+    run = trainer(data)
+    next(run.denoiser.parameters()).data.fill_(math.nan)
+    before = checkpoints.fingerprint(run.ema.tensors)
+    with pytest.raises(FloatingPointError, match="loss of update 0 is nan"):
+        run.step()
+    assert run.update_index == 0 and checkpoints.fingerprint(run.ema.tensors) == before
+
+
+BAD_SETTINGS = [
+    ("images", 0, "images must be positive, got 0"),
+    ("batch", -1, "batch must be positive, got -1"),
+    ("learning_rate", 0.0, "learning_rate must be positive, got 0.0"),
+    ("noise_std", math.nan, "noise_std must be positive, got nan"),
+    ("images", 7, "at least one batch of 8, got 7"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_SETTINGS)
+def test_impossible_settings_are_refused(name: str, value: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PretrainSettings(**{"batch": 8, name: value})
+
+
+# --- its start ---
 
 
 @pytest.fixture(scope="module")
@@ -70,76 +158,6 @@ def test_a_model_of_another_architecture_is_refused_by_flag(data: FieldFile, oth
     run = trainer(data, network={"num_blocks": 2})
     with pytest.raises(CheckpointError, match=r"--init .*num_blocks=1.*expected .*num_blocks=2"):
         run.start_from(other)
-
-
-def test_a_resumed_training_keeps_what_it_began_with(data: FieldFile, other: Path, tmp_path: Path) -> None:
-    whole, first, second, stranger = (trainer(data) for _ in range(4))
-    for run in (whole, first):
-        begin(run, tmp_path / "c", other)
-    expected = steps(whole, 4)
-    steps(first, 2)
-    first.save(tmp_path / "c")
-    begin(second, tmp_path / "c", None)
-    assert second.init == whole.init is not None
-    assert same(steps(second, 2), expected)
-    trainer(data).save(tmp_path / "plain")
-    with pytest.raises(CheckpointError, match="began with random weights, not with --init"):
-        begin(stranger, tmp_path / "plain", other)
-
-
-def test_the_command_and_its_card_say_what_a_model_began_with(capsys, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    pretrain.main([*SMOKE, "--out", str(first)])
-    data = ["--data", str(first / "data.h5")]
-    begun = ["--init", str(first / "model"), *data]
-    pretrain.main([*SMOKE, "--out", str(second), *begun])
-    card = (second / "model" / "CARD.md").read_text()
-    assert re.search(r"- Began with the Burgers-v0 model `\w+`, which had seen 96 images", card)
-    assert "- Images shown in all: 192" in card
-    third = tmp_path / "third"
-    pretrain.main([*SMOKE, "--out", str(third), "--init", str(second / "model"), *data])
-    card_of_third = (third / "model" / "CARD.md").read_text()
-    assert re.search(r"- That one began with the Burgers-v0 model `\w+`, which had seen 96 images", card_of_third)
-    assert "- Images shown in all: 288" in card_of_third
-    assert "--images 96 --warmup-images 16 --data FILE.h5 --init MODEL --out DIR`" in card
-    assert "num_blocks" in refuse(pretrain.main, [*SMOKE, "--out", str(tmp_path / "x"), *begun, "--num-blocks", "2"], capsys)
-    gone = ["--init", str(tmp_path / "gone"), *data]
-    assert "no such checkpoint" in refuse(pretrain.main, [*SMOKE, "--out", str(tmp_path / "y"), *gone], capsys)
-    assert not (tmp_path / "y").exists()
-
-
-@pytest.fixture
-def viscous() -> Iterator[str]:
-    """The id of a PDE with a parameter."""
-
-    @register
-    class Viscous(Burgers):
-        env_id = "Viscous-v0"
-        default_parameters = {"strength": 1.0}  # noqa: RUF012
-
-        def solve(self, seed, stream, sample_ids):
-            return self.parameters["strength"] * super().solve(seed, stream, sample_ids)
-
-    yield Viscous.env_id
-    del REGISTRY._parts[Viscous.env_id], gymnasium.registry[Viscous.env_id]
-
-
-def test_parameters_of_the_pde_reach_data_model_and_card(viscous: str, capsys, tmp_path: Path) -> None:
-    flags = ["--env", viscous, *SMOKE, "--parameters", "strength", "0.5"]
-    pretrain.main([*flags, "--out", str(tmp_path / "out")])
-    info, _ = checkpoints.load_meta(tmp_path / "out" / "model")
-    assert info.parameters == {"strength": 0.5}
-    assert info.pde() == make_pde(viscous, 8, strength=0.5)
-    card = (tmp_path / "out" / "model" / "CARD.md").read_text()
-    assert "strength = 0.5" in card
-    assert "--parameters strength 0.5" in card
-    half = info.sigma_data
-    pretrain.main(["--env", viscous, *SMOKE, "--out", str(tmp_path / "full")])
-    assert checkpoints.load_meta(tmp_path / "full" / "model")[0].sigma_data == pytest.approx(2 * half, rel=1e-3)
-    resumed = ["--env", viscous, *SMOKE, "--out", str(tmp_path / "out"), "--resume"]
-    assert "strength" in refuse(pretrain.main, resumed, capsys)  # the file's parameters are not the default ones
-    unknown = ["--env", viscous, *SMOKE, "--parameters", "mass", "2", "--out", str(tmp_path / "x")]
-    assert "unknown parameter 'mass' of Viscous-v0; known: ['strength']" in refuse(pretrain.main, unknown, capsys)
 
 
 # --- batches, dropout ---
@@ -216,40 +234,3 @@ def test_compiling_the_network_changes_no_tensors_name_and_little_of_the_result(
     assert load_weights(tmp_path / "c", "model").keys() == load_weights(tmp_path / "c", "ema").keys() == expected.keys()
     plain.load(tmp_path / "c")  # either goes on from the other's checkpoint
     checkpoints.load_denoiser(tmp_path / "c")
-
-
-# --- the loop's records ---
-
-
-def test_the_log_drops_what_will_be_made_again_and_half_written_lines(tmp_path: Path) -> None:
-    log = Log(tmp_path / "new")
-    log.rewind(0)
-    assert log.latest() is None
-    records = [TrainingRecord(update=u, mean_loss=1.0 / u, images_per_second=8.0) for u in range(1, 200)]
-    for record in records:
-        log.append(record)
-    log.fail(199, "loss of update 199 is nan")
-    with log.journal.path.open("a") as file:
-        file.write('{"update": 2')
-    assert log.failure() == "loss of update 199 is nan" and log.latest() is None
-    log.rewind(150)
-    assert log.journal.records() == [record.to_json() for record in records[:150]]
-    assert log.latest() == records[149] and log.failure() is None
-
-
-def test_the_loop_stops_where_it_is_asked_and_tells_how_far_it_is(data: FieldFile, tmp_path: Path) -> None:
-    run, records = trainer(data), []
-    run_updates(run, tmp_path / "c", asked_to_stop=lambda: run.update_index == 3, on_record=records.append)
-    assert checkpoints.load_meta(tmp_path / "c")[1]["updates"] == 3
-    again = trainer(data)
-    again.load(tmp_path / "c")
-    run_updates(again, tmp_path / "c", asked_to_stop=lambda: False, on_record=records.append)
-    assert records[-1].update == 60 == checkpoints.load_meta(tmp_path / "c")[1]["updates"]
-    with (tmp_path / "text").open("w") as file:
-        lines = Lines(60, 8, Console(file=file, width=200))
-        for update in (1, 2, 60):  # the second is too soon after the first
-            lines.show(TrainingRecord(update=update, mean_loss=0.5, images_per_second=4.0))
-    assert (tmp_path / "text").read_text().splitlines() == [
-        "update 1/60 | loss 0.5000 | 4 images/s | 2.0 min left",
-        "update 60/60 | loss 0.5000 | 4 images/s | 0.0 min left",
-    ]

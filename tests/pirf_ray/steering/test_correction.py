@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
+from envs.common.checks import ConfigError
 from envs.numerics import seeding
 from envs.pdes import make_pde
-from pirf_ray.steering.correction import correct, make_correction, residual_floor
+from pirf_ray.steering.correction import Correction, CorrectionSettings, correct, residual_floor
 
 SHAPE = (2, 8, 8)
 SCALES = torch.linspace(1.0, 3.0, 2 * 8 * 8, dtype=torch.float64).reshape(SHAPE)
@@ -45,12 +46,12 @@ def test_more_steps_are_never_worse_and_no_sample_knows_of_another() -> None:
     pde = make_pde("Burgers-v0", 16)
     x = pde.normalizer.to_model(pde.solve(0, "correction", range(3))).float()
     x = x + 0.05 * seeding.normal(0, "noise", range(3), pde.shape).float()
-    residuals = [pde.residual(pde.normalizer.to_physical(make_correction(pde, k)(x)), "consistent") for k in (0, 1, 3, 8, 20)]
+    residuals = [pde.residual(pde.normalizer.to_physical(Correction(pde, k)(x)), "consistent") for k in (0, 1, 3, 8, 20)]
     for fewer, more in itertools.pairwise(residuals):
         assert (more <= fewer * (1 + 1e-5)).all()
     assert (residuals[-1] < 0.01 * residuals[0]).all()
-    together = make_correction(pde, 8)(x)
-    alone = torch.cat([make_correction(pde, 8)(x[i : i + 1]) for i in range(3)])
+    together = Correction(pde, 8)(x)
+    alone = torch.cat([Correction(pde, 8)(x[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)  # batches change float32 rounding, which steps amplify
 
 
@@ -67,7 +68,7 @@ def test_exact_data_stay_as_they_are() -> None:
     x = pde.normalizer.to_model(pde.solve(0, "calibration", range(128))).float()
     floor = residual_floor(pde, "consistent")
     before = pde.residual(pde.normalizer.to_physical(x), "consistent")
-    moved = make_correction(pde, 20)(x)
+    moved = Correction(pde, 20)(x)
     under = before <= floor
     assert 0 < under.sum() < 128
     assert torch.equal(moved[under], x[under])
@@ -79,7 +80,7 @@ def test_given_channels_stay() -> None:
     pde = make_pde("Poisson-v0", 16)
     x = pde.normalizer.to_model(pde.solve(0, "correction", range(2))).float()
     x = x + 0.01 * seeding.normal(0, "noise", range(2), pde.shape).float()
-    moved = make_correction(pde, 5)(x)
+    moved = Correction(pde, 5)(x)
     assert torch.equal(moved[:, 0], x[:, 0])
     assert not torch.equal(moved[:, 1], x[:, 1])
 
@@ -98,3 +99,23 @@ def test_no_step_and_no_sample_are_nothing_to_do(count: int) -> None:
     assert torch.equal(correct(x, quadratic, steps=0 if count else 3, floor=0.0), x)
     with pytest.raises(ValueError, match="corrections must not be negative, got -1"):
         correct(x, quadratic, steps=-1, floor=0.0)
+
+
+def test_a_correction_is_of_the_named_operator_or_of_a_residual_of_ones_own() -> None:
+    pde = make_pde("Burgers-v0", 16)
+    x = pde.normalizer.to_model(pde.solve(0, "correction", range(2))).float()
+    x = x + 0.05 * seeding.normal(0, "noise", range(2), pde.shape).float()
+    named, default = Correction(pde, 3, "simpson"), Correction(pde, 3)
+    assert (named.floor, default.floor) == (residual_floor(pde, "simpson"), residual_floor(pde, "consistent"))
+    assert (named.steps, default.given) == (3, pde.input_channels)
+    assert not torch.equal(named(x), default(x))
+    own = Correction(pde, 3, residual=lambda y: pde.residual(pde.normalizer.to_physical(y), "simpson"))
+    assert own.floor == default.floor
+    with torch.no_grad():
+        simpson = [pde.residual(pde.normalizer.to_physical(y), "simpson") for y in (own(x), x)]
+    assert (simpson[0] < simpson[1]).all()
+
+
+def test_a_negative_number_of_corrections_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--corrections must not be negative, got -1"):
+        CorrectionSettings(corrections=-1)

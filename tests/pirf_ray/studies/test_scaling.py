@@ -1,12 +1,16 @@
-"""The scaling benchmark runs; what it measures is no test's business, since machines are noisy."""
+"""The scaling study runs; its numbers are no test's business, since machines are noisy."""
 
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from pirf_ray.cli.errors import run_command
+from commands import refuse
+from pirf_ray.distributed.weights import WeightMessage, WeightMismatch
 from pirf_ray.studies import scaling
+from pirf_ray.studies.scaling import SleepingActor
+from tiny_models import EXACT, RESOLUTION, tiny_config, write_base
 
 
 @pytest.mark.slow
@@ -27,14 +31,28 @@ def test_scaling_measures_against_the_ideal(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--actors", "0"], "--actors, --chunks and --updates must be at least 1"),
-        (["--learn-seconds", "0"], "--learn-seconds must be positive"),
+        (["--actors", "0"], "--actors must be at least 1 each, got (0,)"),
+        (["--chunks", "0"], "--chunks must be at least 1, got 0"),
+        (["--updates", "0"], "--updates must be at least 1, got 0"),
+        (["--warmup", "-1"], "--warmup must not be negative, got -1"),
+        (["--chunk-seconds", "0"], "--chunk-seconds must be positive, got 0"),
+        (["--learn-seconds", "0"], "--learn-seconds must be positive, got 0"),
         (["--staleness", "-1"], "staleness"),
         (["--out", __file__], "exists; results are never overwritten"),
     ],
 )
 def test_bad_flags_are_one_line_and_start_nothing(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ending:
-        run_command(lambda: scaling.main(flags))
-    error = capsys.readouterr().err.strip()
-    assert ending.value.code == 2 and len(error.splitlines()) == 1 and message in error
+    assert message in refuse(scaling.main, flags, capsys)
+
+
+def test_a_sleeping_actor_takes_real_weights_and_gives_prefixes_of_the_real_size(tmp_path: Path) -> None:
+    config = tiny_config(**EXACT)
+    base = write_base(tmp_path / "base")
+    actor = SleepingActor(config.prefix_task({}), config.policy, base, 1, "cpu", 0.0)
+    weights = {name: torch.ones_like(p) for name, p in actor.maker.policy.tuned.network.named_parameters()}
+    prefix = actor.make(3, 1, WeightMessage.pack(1, weights))
+    assert prefix.x.shape == (config.rollout.chunk, 1, RESOLUTION, RESOLUTION) and prefix.x.dtype == torch.float32
+    assert (prefix.sample_ids, prefix.step, prefix.policy_version) == ((6, 7), config.prefix_steps, 1)
+    assert all((p == 1).all() for p in actor.maker.policy.tuned.parameters())
+    with pytest.raises(WeightMismatch):
+        actor.make(3, 2, WeightMessage.pack(1, weights))

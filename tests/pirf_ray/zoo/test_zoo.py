@@ -41,8 +41,12 @@ def test_cards_say_what_a_user_must_know(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIVE)
-def test_each_is_fine_tuned_by_the_small_preset(name: str) -> None:
-    """One update: the samples are the base model's before it, and its conditions stand in the record."""
+def test_each_is_fine_tuned_by_the_small_preset(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One update: the samples are the base model's before it, and its conditions stand in the record.
+
+    The guard compares with few real fields: solving 1,024 of them takes longer than the rest.
+    """
+    monkeypatch.setattr("pirf_ray.training.guard.GUARD_REAL", 64)
     model = api.load(name)
     assert small(name).env == name
     records: list[UpdateRecord] = []

@@ -265,15 +265,15 @@ def set_sigma(value):
 
 
 UNSUPPORTED = {
-    "VPPrecond": (named("", "VPPrecond"), "a network of class VPPrecond; read is EDMPrecond"),
-    "ADM": (named("model", "DhariwalUNet"), "a network of class DhariwalUNet; read is SongUNet"),
-    "fourier": (option("embedding_type", "fourier"), "embedding_type 'fourier' .read is 'positional'."),
-    "ncsnpp": (option("encoder_type", "residual"), "encoder_type 'residual' .read is 'standard'."),
+    "VPPrecond": (named("", "VPPrecond"), "a network of class VPPrecond, expected EDMPrecond"),
+    "ADM": (named("model", "DhariwalUNet"), "a network of class DhariwalUNet, expected SongUNet"),
+    "fourier": (option("embedding_type", "fourier"), "embedding_type 'fourier' .expected 'positional'."),
+    "ncsnpp": (option("encoder_type", "residual"), "encoder_type 'residual' .expected 'standard'."),
     "skip": (option("decoder_type", "skip"), "decoder_type 'skip'"),
-    "labels": (option("label_dim", 10), "label_dim 10 .read is 0."),
-    "filter": (option("resample_filter", [1, 3, 3, 1]), r"resample_filter \[1, 3, 3, 1\] .read is \[1, 1\]."),
+    "labels": (option("label_dim", 10), "label_dim 10 .expected 0."),
+    "filter": (option("resample_filter", [1, 3, 3, 1]), r"resample_filter \[1, 3, 3, 1\] .expected \[1, 1\]."),
     "kernel": (with_kernel, r"another resampling kernel .* .enc\.4x4_down\.conv0\.resample_filter."),
-    "emb": (option("channel_mult_emb", 2), "channel_mult_emb 2 .read is 4."),
+    "emb": (option("channel_mult_emb", 2), "channel_mult_emb 2 .expected 4."),
     "noise": (option("channel_mult_noise", 2), "channel_mult_noise 2"),
     "new option": (option("rotary", True), "the unknown option 'rotary'"),
     "channels": (option("out_channels", 3), "1 channels in and 3 out"),
@@ -309,7 +309,7 @@ def test_another_network_is_refused_by_what_differs(write, change, message):
     [
         ({"G_ema": None}, "no network 'ema' .--key.; it holds: G_ema"),
         ([1, 2], "no network 'ema' .--key.; it holds: no dict"),
-        ({"ema": None}, "a network of class NoneType; read is EDMPrecond"),
+        ({"ema": None}, "a network of class NoneType, expected EDMPrecond"),
         ({"ema": {"model": 1}}, "a network of class dict"),
         ({"ema": Raw(Linear, 2, 2)}, r"the global edm_network\.Linear"),
     ],
@@ -366,7 +366,7 @@ def test_the_command_refuses_what_does_not_fit(write, tmp_path, capsys):
     assert "no network 'net' (--key); it holds: augment_pipe, dataset_kwargs, ema" in refusal(
         capsys, *burgers, out, "--key", "net"
     )
-    assert "more than the 1,073 that are read" in refusal(capsys, *burgers, out, "--max-gigabytes", "1e-6")
+    assert "more than the limit of 1,073" in refusal(capsys, *burgers, out, "--max-gigabytes", "1e-6")
     assert "--max-gigabytes must be positive, got 0" in refusal(capsys, *burgers, out, "--max-gigabytes", "0")
     assert "nowhere.pkl: no such file" in refusal(capsys, tmp_path / "nowhere.pkl", "--env", "Burgers-v0", "--out", out)
     assert not out.exists()

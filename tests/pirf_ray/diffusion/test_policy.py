@@ -1,0 +1,96 @@
+"""The policy: which denoiser makes which step, and what can be loaded into it."""
+
+import pytest
+import torch
+
+from envs.common.checks import ConfigError
+from envs.denoising import DenoisingProcess
+from pirf_ray.diffusion.denoiser import Denoiser
+from pirf_ray.diffusion.policy import Policy, PolicySettings, coarsest_step, make_policy, step_ratios, switch_sigma
+from pirf_ray.diffusion.sampling import finish
+from tiny_models import RESOLUTION, tiny_denoiser
+
+STEPS = 4
+
+
+def process(steps: int = STEPS) -> DenoisingProcess:
+    return DenoisingProcess(steps)
+
+
+def tail(truncation: int = 2) -> Policy:
+    return make_policy(tiny_denoiser(), process(), PolicySettings(truncation=truncation))
+
+
+def test_the_tuned_denoiser_starts_as_a_copy_and_the_base_is_frozen() -> None:
+    base = tiny_denoiser()
+    policy = Policy(base)
+    assert policy.base is base and policy.tuned is not base
+    assert all(torch.equal(a, b) for a, b in zip(policy.tuned.parameters(), base.parameters(), strict=True))
+    assert not any(p.requires_grad for p in policy.base.parameters())
+    assert not policy.base.training
+
+
+def test_tail_scope_uses_base_weights_before_the_switch_and_tuned_weights_after() -> None:
+    policy, used = tail(), []
+    policy.base.register_forward_hook(lambda _, args, __: used.append(("base", float(args[1]))))
+    policy.tuned.register_forward_hook(lambda _, args, __: used.append(("tuned", float(args[1]))))
+    with torch.no_grad():
+        finish(process(), policy.denoisers(process()), process().initial(torch.randn(1, 1, RESOLUTION, RESOLUTION)))
+    s = process().sigmas
+    # The corrector at the switch, s[2], ends the prefix: it is still the base model's.
+    expected = [("base", s[0]), ("base", s[1]), ("base", s[1]), ("base", s[2])]
+    assert used == [*expected, ("tuned", s[2]), ("tuned", s[3]), ("tuned", s[3])]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 20, 40])
+def test_scope_all_tunes_every_step_of_every_sampler(steps: int) -> None:
+    policy = make_policy(tiny_denoiser(), process(), PolicySettings(truncation=2, scope="all"))
+    assert policy.switch_step(process(steps)) == 0
+    assert {policy.denoisers(process(steps))(sigma) for sigma in process(steps).sigmas} == {policy.tuned}
+    assert {policy.base_from(sigma) for sigma in process(steps).sigmas} == {policy.base}
+
+
+@pytest.mark.parametrize("truncation", [1, 2, 4])
+def test_the_sampler_of_the_training_switches_before_the_last_k_steps(truncation: int) -> None:
+    policy = tail(truncation)
+    assert policy.switch_step(process()) == STEPS - truncation
+    assert policy.switch_sigma == switch_sigma(process(), truncation) == process().sigmas[STEPS - truncation]
+
+
+def test_ratios_are_of_neighbouring_sigmas_without_the_step_to_zero() -> None:
+    sigmas = process().sigmas
+    assert step_ratios(process(), 1) == [sigmas[1] / sigmas[2], sigmas[2] / sigmas[3]]
+    assert coarsest_step(process(), 3) == max(step_ratios(process(), 1))
+    assert coarsest_step(process(), 1) == 0  # only the step to sigma = 0 is learned
+
+
+@pytest.mark.parametrize("truncation", [0, 5])
+def test_a_truncation_outside_the_sampler_is_refused(truncation: int) -> None:
+    with pytest.raises(ValueError, match=rf"truncation must be in \[1, 4\], got {truncation}"):
+        switch_sigma(process(), truncation)
+    with pytest.raises(ConfigError, match="--truncation must be at least 1, got 0"):
+        PolicySettings(truncation=0)
+
+
+def test_learned_tensors_change_the_tuned_denoiser_only() -> None:
+    policy, other = tail(), tiny_denoiser(seed=1)
+    tensors = dict(other.network.named_parameters())
+    some = {name: tensors[name] for name in ("map_layer0.bias", "dec.8x8_aux_conv.weight")}
+    before = {name: p.clone() for name, p in policy.tuned.network.named_parameters()}
+    policy.load_learned(some)
+    for name, p in policy.tuned.network.named_parameters():
+        assert torch.equal(p, some.get(name, before[name])), name
+        assert torch.equal(dict(policy.base.network.named_parameters())[name], before[name])
+    with pytest.raises(ValueError, match=r"the network has no tensor 'map_layer9\.bias'"):
+        policy.load_learned({"map_layer9.bias": torch.zeros(1)})
+
+
+def layout(denoiser: Denoiser) -> set[bool]:
+    weights = [p for p in denoiser.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    return {p.is_contiguous(memory_format=torch.channels_last) for p in weights}
+
+
+def test_on_a_cpu_both_denoisers_are_channels_last() -> None:
+    policy = tail().to("cpu")
+    assert layout(policy.base) == layout(policy.tuned) == {True}
+    assert policy.device == torch.device("cpu")

@@ -1,0 +1,33 @@
+"""Pretraining presets: each fits every PDE that ships."""
+
+import pytest
+
+from envs.pdes import REGISTRY
+from pirf_ray import zoo
+from pirf_ray.diffusion import checkpoints
+from pirf_ray.pretraining.presets import PRESETS
+
+FIVE = ["Burgers-v0", "Darcy-v0", "Helmholtz-v0", "Kolmogorov-v0", "Poisson-v0"]
+
+
+@pytest.mark.parametrize("env_id", FIVE)
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_presets_network_fits_the_fields_of_the_pde(name: str, env_id: str) -> None:
+    preset = PRESETS[name](REGISTRY[env_id])
+    network = preset.settings.network
+    pde = REGISTRY[env_id](network.resolution, **preset.parameters)
+    assert pde.shape == (network.channels, network.resolution, network.resolution)
+    assert network.periodic == pde.grid.periodic
+    assert preset.training_samples >= preset.settings.batch and preset.card_real >= preset.card_samples
+
+
+@pytest.mark.parametrize("env_id", FIVE)
+def test_the_small_preset_makes_the_models_that_ship(env_id: str) -> None:
+    """The architecture, the parameters of the PDE and the law of the noise."""
+    preset = PRESETS["small"](REGISTRY[env_id])
+    info, meta = checkpoints.load_meta(zoo.find(env_id, 32))
+    assert info.network == preset.settings.network
+    assert info.parameters == REGISTRY[env_id](32, **preset.parameters).parameters
+    card = (zoo.find(env_id, 32) / "CARD.md").read_text()
+    assert f"ln sigma ~ N({preset.settings.noise_mean}, {preset.settings.noise_std}^2)" in card
+    assert meta["data"]["samples"] == preset.training_samples
