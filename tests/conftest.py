@@ -1,4 +1,4 @@
-"""Fixtures of several files. One thread for every test: the machine is small, and thread counts change rounding."""
+"""Fixtures of several files. One thread for every test, unless OMP_NUM_THREADS says otherwise: the machine is small."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from envs.data import datasets
 from envs.data.datasets import FieldFile
 from tiny_pretraining import PDE8
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # A background job of a shell ignores Ctrl-C, and so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -26,6 +26,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> FieldFile:
     path = tmp_path_factory.mktemp("data") / "train.h5"
     datasets.write(path, PDE8, num_samples=64, seed=0, stream="train")
     return FieldFile(path, PDE8)
+
+
+@pytest.fixture(autouse=True)
+def few_real_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard that compares with few solved fields: solving its 1,024 takes longer than a tiny training."""
+    monkeypatch.setattr("pirf_ray.training.guard.GUARD_REAL", 64)
 
 
 @pytest.fixture

@@ -31,6 +31,4 @@ def export(sweep: Sweep, study: SweepStudy, which: str, out: Path) -> int:
         shutil.copytree(run / "checkpoints" / BEST, staging / "checkpoints" / BEST)
         for name in EXPORTED:
             shutil.copyfile(run / name, staging / name)
-    for directory in ("base", "checkpoints"):
-        (out / directory).chmod(0o755)  # staged_directory gives every entry the mode of a file
     return number

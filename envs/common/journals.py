@@ -84,6 +84,7 @@ class JournalReader:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self._position = 0
+        self._inode = 0
 
     def fresh(self) -> tuple[list[Record], bool]:
         """Return the records since the last call, and whether the journal was rewound since.
@@ -94,7 +95,9 @@ class JournalReader:
         if not path.exists():
             return [], False
         with path.open("rb") as file:
-            rewound = file.seek(0, 2) < self._position
+            inode, size = os.fstat(file.fileno()).st_ino, file.seek(0, os.SEEK_END)
+            rewound = self._position > 0 and (inode != self._inode or size < self._position)  # a rewind replaces the file
+            self._inode = inode
             self._position = 0 if rewound else self._position
             file.seek(self._position)
             data = file.read()

@@ -3,7 +3,7 @@
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 Class = TypeVar("Class", bound=type)
@@ -59,7 +59,7 @@ class Registry(Mapping[str, T]):
             if self._owners.get(name, owner) != owner:
                 raise ValueError(f"{self.kind} {name!r} of {'.'.join(owner)} is taken by {'.'.join(self._owners[name])}")
             self._owners[name] = owner
-            self._parts[name] = self._make(cls) if self._make else cls  # type: ignore[assignment]
+            self._parts[name] = self._make(cls) if self._make else cast(T, cls)
             return cls
 
         return add

@@ -84,7 +84,7 @@ def write(
     workers: int = 1,
     overwrite_partial: bool = False,
 ) -> dict[str, float]:
-    """Solve ``num_samples`` samples in ``workers`` processes and write them. Return the floors. See ``write_fields``."""
+    """Write ``num_samples`` samples, solved in ``workers`` processes, and return the floors. See ``write_fields``."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be in [0, {MAX_SEED}], got {seed}")
     return write_fields(

@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import h5py
 import numpy as np
@@ -202,7 +202,7 @@ def _coordinates(name: str, source: AxisSource, array: _Array, size: int) -> np.
                 f"axis {name!r}: give coordinates, or extent and layout ({', '.join(get_args(Layout))}), "
                 f"got coordinates {dataset}, extent {source.extent}, layout {source.layout}"
             )
-        return Axis(name=name, extent=source.extent, size=size, layout=source.layout).coordinates  # type: ignore[arg-type]
+        return Axis(name=name, extent=source.extent, size=size, layout=cast(Layout, source.layout)).coordinates
     if not isinstance(array.array, h5py.Dataset):
         raise ImportDescriptionError(f"axis {name!r}: .npy files hold no coordinates; give its extent and layout")
     dataset = dataset or f"{name}-coordinate"

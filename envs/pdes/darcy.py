@@ -5,6 +5,7 @@ The coefficient a is 12 if the Gaussian random field of envs.numerics.random_fie
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Darcy(PDE):
     default_operator = "consistent"
     unrewarded_operator = "galerkin"
     default_resolution = 128
-    condition_weights = {"two_valued": 0.5, "conservation": 0.2, "weak": 1.5}  # noqa: RUF012
+    condition_weights: ClassVar[dict[str, float]] = {"two_valued": 0.5, "conservation": 0.2, "weak": 1.5}
 
     @property
     def grid(self) -> Grid:
@@ -180,8 +181,8 @@ def _outflow(a: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 def _element_gradient(a: torch.Tensor, u: torch.Tensor, i: int, j: int) -> torch.Tensor:
     """Return the derivative (b, 1, n, n) by each corner value of the energy of the quarters (i, j).
 
-    The energy counts the slope along the last axis only. At the centre of a quarter (i, j) the slope of the bilinear u is 3/4
-    of the difference in row i plus 1/4 of the difference in the other row.
+    The energy counts the slope along the last axis only. The slope at the centre of a quarter (i, j) is 3/4 of the difference
+    in row i plus 1/4 of the difference in the other row.
     """
     slopes = u.diff(dim=-1)
     near, far = (slopes[..., :-1, :], slopes[..., 1:, :]) if i == 0 else (slopes[..., 1:, :], slopes[..., :-1, :])

@@ -59,7 +59,7 @@ class VertexElliptic(PDE):
     default_operator = "consistent"
     unrewarded_operator = "compact"
     default_resolution = 128
-    condition_weights = {"wall": 3.0, "weak": 1.5, "source_edge": 3.0}  # noqa: RUF012
+    condition_weights: ClassVar[dict[str, float]] = {"wall": 3.0, "weak": 1.5, "source_edge": 3.0}
 
     @abstractmethod
     def source(self, seed: int, stream: str, sample_ids: Sequence[int]) -> np.ndarray:

@@ -151,13 +151,17 @@ class PhysicsReward:
 
 
 @lru_cache(maxsize=64)
-def _calibrate(pde: PDE, violation: Violation, noise: float) -> tuple[float, float]:
+def _calibrate(pde: PDE, name: str, violation: Violation, noise: float) -> tuple[float, float]:
     """Return (floor, reference): the mean violation of exact data, and of exact data with white noise (model units).
 
     Both are computed in float32, like the rewards of samples. The floor of an exact operator is the rounding of float32.
+    ValueError if the function ``violation`` returns no violations.
     """
     ids = range(CALIBRATION_SAMPLES)
     fields = _calibration_fields(pde)
+    probe = violation(fields[:2])
+    if tuple(probe.shape) != (2,) or not torch.isfinite(probe).all() or (probe < 0).any():
+        raise ValueError(f"violation {name!r} must return a finite value >= 0 per sample, shape (2,), got {probe.tolist()}")
     disturbed = pde.normalizer.to_model(fields) + noise * seeding.normal(0, "calibration noise", ids, pde.shape)
     floor = float(violation(fields.float()).mean())
     return floor, max(floor, float(violation(pde.normalizer.to_physical(disturbed).float()).mean()))
@@ -180,10 +184,7 @@ def calibrated_term(
         violation = _violations(pde).get(name)
         if violation is None:
             raise ValueError(f"{pde.env_id} has no reward term {name!r}; known: {sorted(_violations(pde))}")
-    probe = violation(_calibration_fields(pde)[:2])
-    if tuple(probe.shape) != (2,) or not torch.isfinite(probe).all() or (probe < 0).any():
-        raise ValueError(f"violation {name!r} must return a finite value >= 0 per sample, shape (2,), got {probe.tolist()}")
-    floor, reference = _calibrate(pde, violation, reference_noise)
+    floor, reference = _calibrate(pde, name, violation, reference_noise)
     return Term(name=name, weight=weight, violation=violation, floor=floor, reference=reference)
 
 

@@ -27,12 +27,6 @@ GUARD = GuardMetrics(
 )
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards that solve fewer real fields, which takes longer than tiny trainings."""
-    monkeypatch.setattr("pirf_ray.training.guard.GUARD_REAL", 32)
-
-
 def record(update: int, guard: GuardMetrics | None = None) -> UpdateRecord:
     return UpdateRecord(
         update=update,

@@ -131,3 +131,14 @@ def test_a_reader_notices_a_rewind_and_reads_the_journal_again(journal: Journal)
     assert updates(records) == [1] and rewound
     journal.append({"update": 2})
     assert reader.fresh() == ([{"update": 2}], False)
+
+
+def test_a_reader_notices_a_rewind_although_the_journal_grew_again(journal: Journal) -> None:
+    reader = JournalReader(journal)
+    fill(journal, 3)
+    reader.fresh()
+    journal.rewind(lambda record: record["update"] <= 1)
+    for update in (2, 3, 4):
+        journal.append({"update": update})
+    records, rewound = reader.fresh()
+    assert updates(records) == [1, 2, 3, 4] and rewound

@@ -159,13 +159,13 @@ def test_a_solver_that_diverges_is_refused(tmp_path, pde, monkeypatch):
 
 # --- processes that die ---
 
-MANY = {"num_samples": 60, "seed": 3, "stream": "test", "chunk_size": 2}
+MANY = {"num_samples": 44, "seed": 3, "stream": "test", "chunk_size": 2}
 
 
-def slowly(parts):
-    """A progress that leaves time to kill the writer between two chunks."""
-    for part in parts:
-        time.sleep(0.02)
+def four_then_wait(parts):
+    """A progress that leaves time to kill the writer within the first chunks, and hangs after four: it never ends by itself."""
+    for count, part in enumerate(parts):
+        time.sleep(0.02 if count < 4 else 600)
         yield part
 
 
@@ -173,7 +173,7 @@ def write_in_a_process(file, log, workers):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stderr = log.open("w", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
-    write(file, make_pde("Burgers-v0", 8), **MANY, progress=slowly, workers=workers)
+    write(file, make_pde("Burgers-v0", 8), **MANY, progress=four_then_wait, workers=workers)
 
 
 def started_writer(file, workers):

@@ -154,7 +154,7 @@ def test_symmetries_keep_residuals_and_conditions():
     assert_symmetric(pde, data)
 
 
-def test_the_galerkin_witness_converges_to_smooth_solutions():
+def test_the_galerkin_check_converges_to_smooth_solutions():
     """a = 3 everywhere and u = sin pi x sin pi y: the defect against its own source, 6 pi^2 u, is of second order."""
     defects, sizes = [], (16, 32, 64)
     for n in sizes:

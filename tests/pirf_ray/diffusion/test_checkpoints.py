@@ -1,4 +1,4 @@
-"""Checkpoints: round trip, atomic writes, damage, nothing that runs code."""
+"""Checkpoints: round trip, atomic writes, damage, files that would run code."""
 
 import json
 import os
@@ -17,7 +17,7 @@ INFO = tiny_info()
 
 @pytest.fixture
 def saved(tmp_path):
-    """A checkpoint directory and the tensors in it."""
+    """Write a checkpoint; return its directory and its tensors."""
     model, ema = INFO.build().network.state_dict(), INFO.build().network.state_dict()
     optimizer = {"optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3}]}, "ema_updates": 4}
     path = tmp_path / "run" / "checkpoint"
@@ -157,7 +157,7 @@ def test_missing_checkpoints_and_files_are_refused_by_name(saved):
 
 
 class RunsCode:
-    """What a malicious file would hold: unpickling it runs a command."""
+    """Object of a malicious file: unpickling runs its command."""
 
     def __init__(self, command):
         self.command = command

@@ -10,7 +10,7 @@ from tiny_models import RESOLUTION, tiny_denoiser, tiny_network
 
 
 class Recorder(torch.nn.Module):
-    """F = 1 everywhere; keeps its inputs."""
+    """Network with F = 1 everywhere that keeps its inputs."""
 
     def forward(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
         self.seen = (x, c_noise)
@@ -37,7 +37,7 @@ def test_preconditioning_follows_the_formulas(sigma: float) -> None:
 
 
 def test_denoiser_is_the_identity_without_noise_and_forgets_its_input_in_noise() -> None:
-    """c_out ~ sigma at sigma -> 0. At sigma 1e9 c_skip is 1e-20 and x/sigma is 1e-9, so every x gives the same output."""
+    """c_out is about sigma at small sigma. At sigma 1e9 c_skip is 1e-20 and x/sigma 1e-9, so every x gives the same output."""
     denoiser, x = tiny_denoiser(dtype=torch.float64), noise(2)
     torch.testing.assert_close(denoiser(x, 1e-9), x, rtol=0, atol=1e-7)
     torch.testing.assert_close(denoiser(x, 1e9), denoiser(-x, 1e9), rtol=0, atol=1e-7)

@@ -1,4 +1,4 @@
-"""The moving average of weights: warm-up, decay, what does not fit."""
+"""The moving average of weights: warm-up, decay, continuation, refusals."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Samples of a model: groups, noise, own sampler, finisher, and the evaluations that they cost."""
+"""Samples of a model: groups, noise, own sampler, finisher, and the number of evaluations."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,12 +16,12 @@ from tiny_models import RESOLUTION, tiny_info, tiny_network
 
 STEPS, TRUNCATION = 4, 2
 WHOLE, LAST = 2 * STEPS - 1, 2 * TRUNCATION - 1
-"""Evaluations of a whole sample, and of its last K steps."""
+"""Numbers of evaluations of a whole sample and of its last K steps."""
 GROUPS = (BASE, TUNED, BASE_FINISHED)
 
 
 class Elementwise(torch.nn.Module):
-    """F(x) = w x: no rounding depends on the batch, so samples can be compared bit for bit."""
+    """Network F(x) = w x. Its rounding does not depend on the batch, so samples can be compared bit for bit."""
 
     def __init__(self, w: float) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Elementwise(torch.nn.Module):
 
 
 class AddOne:
-    """A finisher that adds 1 to every sample."""
+    """Finisher that adds 1 to every sample."""
 
     steps = 1
 
@@ -41,7 +41,7 @@ class AddOne:
 
 
 class Double:
-    """A sampler that returns twice the noise."""
+    """Sampler that returns twice the noise."""
 
     def __call__(self, process: DenoisingProcess, noise: torch.Tensor) -> torch.Tensor:
         return 2 * noise
@@ -68,7 +68,7 @@ def sample(of: Model, groups: Sequence[str], ids: Sequence[int] = range(5), **op
 
 
 def units(of: Model, samples: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Network forwards per sample of each group asked alone and of all together."""
+    """Return the network forwards per sample for each group alone and for all groups together."""
     counts = {}
     for groups in [*((group,) for group in samples), tuple(samples)]:
         with Meter() as meter:
@@ -101,7 +101,7 @@ def test_fields_are_float32_on_the_cpu_without_a_graph() -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
 def test_a_sample_depends_on_its_id_only(batch: int) -> None:
-    """Neither the size of the batch nor the samples beside it change a bit."""
+    """The size of the batch and the other samples change no bit of a sample."""
     of = model(finisher=AddOne())
     whole = sample(of, GROUPS, range(7), batch=7)
     parts = sample(of, GROUPS, [6, 1, 3], batch=batch)
@@ -123,7 +123,7 @@ def test_an_own_sampler_makes_the_tuned_samples_only() -> None:
 
 
 def test_groups_share_every_evaluation_that_they_can() -> None:
-    """tail: the first N-K steps are of all groups. The base model's samples are made once, corrected or not."""
+    """With scope tail all groups share the first N-K steps. The base model's samples are made once, corrected or not."""
     assert units(model(finisher=AddOne()), dict.fromkeys(GROUPS)) == {
         BASE: WHOLE,
         TUNED: WHOLE,
@@ -157,7 +157,7 @@ def test_progress_sees_every_batch() -> None:
     assert seen == [range(2), range(2, 3)]
 
 
-def test_the_rewarded_operator_is_by_default_the_pdes() -> None:
+def test_the_rewarded_operator_defaults_to_the_operator_of_the_pde() -> None:
     of = model()
     assert of.rewarded_operator == of.pde.default_operator == "consistent"
     assert model(operator="simpson").rewarded_operator == "simpson"

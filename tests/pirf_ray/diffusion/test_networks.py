@@ -63,7 +63,7 @@ def test_parameter_names_are_those_of_edm(attention, with_attention):
 
 
 class Naive:
-    """The same network in numpy: x (c, h, w), loops over output channels and kernel points, rows zero-padded or periodic."""
+    """The network in numpy, with loops over channels and kernel points. x: (c, h, w)."""
 
     def __init__(self, tensors, periodic):
         self.tensors = {name: t.numpy() for name, t in tensors.items()}
@@ -119,7 +119,7 @@ class Naive:
         return self.silu(self.linear("map_layer1", self.silu(self.linear("map_layer0", emb))))
 
     def forward(self, x, c_noise):
-        """TINY's graph, written out; decoder blocks take the encoder's outputs last in, first out."""
+        """Return F(x; c_noise) of TINY's graph. Decoder blocks take the encoder's outputs last in, first out."""
         emb = self.embed(c_noise, 4)
         s0 = self.conv("enc.8x8_conv", x)
         s1 = self.block("enc.8x8_block0", s0, emb)

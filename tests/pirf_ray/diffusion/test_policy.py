@@ -1,4 +1,4 @@
-"""The policy: which denoiser makes which step, and what can be loaded into it."""
+"""The policy: the denoiser of each step, the switch, loading, layout."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Sampling: the steps of a sampler one by one, noise by sample id, settings."""
+"""Sampling: the steps of a sampler, their order, noise by sample id, settings."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ SHAPE = (1, 8, 8)
 
 
 def contraction(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The ideal denoiser of data N(0, 1)."""
+    """Return the ideal denoised x for data N(0, 1)."""
     return x / (1 + sigma**2)
 
 
@@ -46,7 +46,7 @@ def test_the_denoiser_is_chosen_once_per_evaluation_by_the_sigma_at_the_start_of
 
 @pytest.mark.parametrize(("solver", "order"), [("heun", 2), ("euler", 1)])
 def test_samples_of_a_gaussian_have_its_law(solver: str, order: int) -> None:
-    """x' = s x / (1 + s^2) has the solution x_0 = x_T / sqrt(1 + s_T^2). The error falls with the solver's order."""
+    """x' = s x / (1 + s^2) has the solution x_0 = x_T / sqrt(1 + s_T^2), and the error falls with the solver's order."""
     errors = []
     for steps in (32, 64):
         process = DenoisingProcess(steps, solver)

@@ -143,7 +143,7 @@ def started(*flags: str) -> Iterator[subprocess.Popen[str]]:
 
 def at(out: Path, update: int) -> bool:
     record = Log(out).latest()
-    return record is not None and record["update"] >= update
+    return record is not None and record.update >= update
 
 
 @pytest.mark.slow

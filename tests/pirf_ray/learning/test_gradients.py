@@ -1,4 +1,4 @@
-"""Gradient truth, float64: what truncation of steps and layers keeps and cuts."""
+"""Gradients in float64: what truncation of steps and layers keeps and cuts."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def gradients(loss: torch.Tensor, denoiser: Denoiser) -> dict[str, torch.Tensor]
 
 
 def plain_sampler(denoiser: Denoiser, x: torch.Tensor, detach_at: int | None = None, solver: str = "heun") -> torch.Tensor:
-    """EDM's algorithm 1 written out by hand, the state detached before step ``detach_at``."""
+    """Return a sample by EDM's algorithm 1, written out by hand. The state is detached before step ``detach_at``."""
     sigmas = process().sigmas
     x = sigmas[0] * x
     for i in range(STEPS):
@@ -111,7 +111,7 @@ def test_freeze_is_the_full_gradient_restricted_to_the_learning_tensors(levels: 
 
 
 def test_truncate_equals_freeze_for_one_evaluation() -> None:
-    """K = 1: nothing lies before the learning blocks that learns, so cutting at their inputs changes nothing."""
+    """With K = 1 nothing that learns lies before the learning blocks, so a cut at their inputs changes nothing."""
     freeze, truncate = policy_of(1, "freeze"), policy_of(1, "truncate")
     assert_same(
         gradients(reward_sum(replayed(truncate, 1)), truncate.tuned), gradients(reward_sum(replayed(freeze, 1)), freeze.tuned)
@@ -119,7 +119,7 @@ def test_truncate_equals_freeze_for_one_evaluation() -> None:
 
 
 def test_truncate_keeps_only_the_skip_path_to_the_earlier_state() -> None:
-    """Documented difference: dD/dx is c_skip alone, since the gradient is cut at the inputs of the learning blocks."""
+    """The gradient is cut at the inputs of the learning blocks, so dD/dx is c_skip only."""
     policy, sigma = policy_of(1, "truncate"), 0.3
     x = noise().requires_grad_()
     cotangent = seeding.normal(1, "test", range(BATCH), (1, RESOLUTION, RESOLUTION))

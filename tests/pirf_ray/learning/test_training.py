@@ -1,4 +1,4 @@
-"""Whole trainings of the learner: every objective resumes to the bit, and what the guard's modes keep."""
+"""Whole trainings: every objective resumes to the bit, and each mode of the guard keeps its model."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def tuned(config: TrainConfig, path: Path) -> FineTuning:
     return made
 
 
-# Energy distances of the base over itself are 1: these limits refuse every model, the base too.
+# The energy distance of the base model over itself is 1, so these limits refuse every model, the base model too.
 NARROW = {"guard_samples": 4, "guard_every": 2, "guard_energy": 1e-9, "guard_amplitude": 1e-9, "guard_spectrum": 1e-9}
 
 

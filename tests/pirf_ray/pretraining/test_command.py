@@ -16,7 +16,7 @@ from tiny_pretraining import SMOKE
 pytestmark = pytest.mark.usefixtures("short_cards")
 
 
-def test_the_command_and_its_card_say_what_a_model_began_with(capsys, tmp_path: Path) -> None:
+def test_the_card_names_the_models_from_which_a_training_started(capsys, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     pretrain.main([*SMOKE, "--out", str(first)])
     data = ["--data", str(first / "data.h5")]
@@ -39,7 +39,7 @@ def test_the_command_and_its_card_say_what_a_model_began_with(capsys, tmp_path: 
 
 @pytest.fixture
 def viscous() -> Iterator[str]:
-    """The id of a PDE with a parameter."""
+    """Register a PDE with a parameter and yield its id."""
 
     @register
     class Viscous(Burgers):

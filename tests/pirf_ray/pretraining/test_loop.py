@@ -1,4 +1,4 @@
-"""The pretraining's loop: what it starts from, when it stops, what it records and prints."""
+"""The loop of a pretraining: its start, its stop, its records and printed lines."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from pirf_ray.pretraining.trainer import Pretrainer
 from tiny_pretraining import CPU, PDE8, SETTINGS, same
 
 SHORT = replace(SETTINGS, images=96)
-"""12 updates."""
+"""Settings of 12 updates."""
 
 
 def trainer(data: FieldFile, **changes: object) -> Pretrainer:
@@ -34,14 +34,14 @@ def steps(run: Pretrainer, number: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def other(data: FieldFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of another training of the same architecture."""
+    """Write a checkpoint of another training of the same architecture."""
     run, path = trainer(data, seed=5), tmp_path_factory.mktemp("other") / "checkpoint"
     steps(run, 3)
     run.save(path)
     return path
 
 
-def test_a_resumed_training_keeps_what_it_began_with(data: FieldFile, other: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_keeps_its_start(data: FieldFile, other: Path, tmp_path: Path) -> None:
     whole, first, second, stranger = (trainer(data) for _ in range(4))
     for run in (whole, first):
         begin(run, tmp_path / "c", other)
@@ -95,7 +95,7 @@ def lines() -> Lines:
 
 
 def test_ctrl_c_lets_the_update_end_and_keeps_it(data: FieldFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal arrives inside update 3: the update is made whole, saved, and then the command ends."""
+    """The signal arrives inside update 3. This update is finished and saved, then the training ends."""
     run = trainer(data)
     whole = run.step
 

@@ -23,7 +23,7 @@ def test_a_presets_network_fits_the_fields_of_the_pde(name: str, env_id: str) ->
 
 @pytest.mark.parametrize("env_id", FIVE)
 def test_the_small_preset_makes_the_models_that_ship(env_id: str) -> None:
-    """The architecture, the parameters of the PDE and the law of the noise."""
+    """Architecture, parameters of the PDE, law of the noise and number of samples are equal."""
     preset = PRESETS["small"](REGISTRY[env_id])
     info, meta = checkpoints.load_meta(zoo.find(env_id, 32))
     assert info.network == preset.settings.network

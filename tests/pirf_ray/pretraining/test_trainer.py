@@ -1,4 +1,4 @@
-"""The pretraining's trainer: learning, resuming, seeds, its start, precision, compilation, dropout."""
+"""The trainer of base models: learning, resuming, seeds, start, precision, compilation, dropout."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def steps(run: Pretrainer, number: int) -> dict[str, torch.Tensor]:
 
 
 def fixed_loss(run: Pretrainer, data: FieldFile) -> float:
-    """Return the loss on the same fields, sigmas and noise whatever the weights."""
+    """Return the loss on fixed fields, sigmas and noise."""
     y = run.pde.normalizer.to_model(data.read(range(64)))
     generator = torch.Generator().manual_seed(0)
     sigma = torch.linspace(math.log(0.05), math.log(1.0), 64).exp()
@@ -133,7 +133,7 @@ def test_impossible_settings_are_refused(name: str, value: float, message: str) 
 
 @pytest.fixture(scope="module")
 def other(data: FieldFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of another training of the same architecture."""
+    """Write a checkpoint of another training of the same architecture."""
     run, path = trainer(data, seed=5), tmp_path_factory.mktemp("other") / "checkpoint"
     steps(run, 3)
     run.save(path)
@@ -232,5 +232,5 @@ def test_compiling_the_network_changes_no_tensors_name_and_little_of_the_result(
     assert compiled
     run.save(tmp_path / "c")
     assert load_weights(tmp_path / "c", "model").keys() == load_weights(tmp_path / "c", "ema").keys() == expected.keys()
-    plain.load(tmp_path / "c")  # either goes on from the other's checkpoint
+    plain.load(tmp_path / "c")  # each continues from the other's checkpoint
     checkpoints.load_denoiser(tmp_path / "c")

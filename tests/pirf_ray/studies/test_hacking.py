@@ -29,7 +29,6 @@ def test_an_unguarded_reward_is_kept_to_the_end_and_a_guarded_one_inside(
     base = write_base(tmp_path / "base")
     monkeypatch.setattr(hacking, "RESOLUTION", 8)
     monkeypatch.setattr(hacking, "REAL", 32)
-    monkeypatch.setattr("pirf_ray.training.guard.GUARD_REAL", 32)
     monkeypatch.setattr(hacking.zoo, "find", lambda env, resolution: base)
     out = tmp_path / "out"
     hacking.main(["--out", str(out), *FLAGS])

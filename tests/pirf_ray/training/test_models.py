@@ -1,4 +1,4 @@
-"""The one loader: what a run, its checkpoints, a base model and a shipped name are as a model."""
+"""The one loader: models of a run, of its checkpoints, of a base model and of a shipped name."""
 
 import shutil
 from dataclasses import replace
@@ -21,7 +21,7 @@ CONFIG = tiny_config(operator="simpson", corrections=3, guard="off", updates=2, 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A finished run whose reward is not the PDE's default operator."""
+    """Finish a run that rewards another operator than the PDE's default."""
     made = start_run(tmp_path_factory.mktemp("runs"), CONFIG)
     tiny_tuning(CONFIG, made).fit()
     return made
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 @pytest.fixture
 def copied(run: RunDirectory, tmp_path: Path) -> Path:
-    """A copy of the run, to be damaged."""
+    """Copy the run, to damage the copy."""
     shutil.copytree(run.paths.root, tmp_path / "run")
     return tmp_path / "run"
 

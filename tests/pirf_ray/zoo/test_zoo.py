@@ -1,4 +1,4 @@
-"""The base models that ship: there are five, each loads, samples, and can be fine-tuned."""
+"""The five base models that ship: size, cards, one update of fine-tuning."""
 
 import pytest
 
@@ -41,12 +41,8 @@ def test_cards_say_what_a_user_must_know(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIVE)
-def test_each_is_fine_tuned_by_the_small_preset(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One update: the samples are the base model's before it, and its conditions stand in the record.
-
-    The guard compares with few real fields: solving 1,024 of them takes longer than the rest.
-    """
-    monkeypatch.setattr("pirf_ray.training.guard.GUARD_REAL", 64)
+def test_each_is_fine_tuned_by_the_small_preset(name: str) -> None:
+    """The samples of the first update are the base model's, and the conditions of the PDE stand in the record."""
     model = api.load(name)
     assert small(name).env == name
     records: list[UpdateRecord] = []
@@ -59,6 +55,6 @@ def test_each_is_fine_tuned_by_the_small_preset(name: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", FIVE)
 def test_every_presets_terms_can_be_weighed_by_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A preset with weights of its own would turn --weights into other flags."""
+    """A preset with its own weights would turn --weights into other flags."""
     assert not small(name).reward.weights
     assert f"--weights: {name} has no term nothing" in refuse(train.main, ["--env", name, "--weights", "nothing", "1"], capsys)

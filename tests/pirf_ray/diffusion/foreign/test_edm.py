@@ -89,7 +89,7 @@ def test_a_periodic_network_is_not_exported():
 
 @pytest.fixture(params=["edm", "imported"])
 def layers(request, write):
-    """The network of the stand-in and the imported one, float64: each layer must have the value computed by hand."""
+    """Return the stand-in's network and the imported network, float64. Each layer must give the value computed by hand."""
     network = tiny_edm(model_channels=4, channel_mult=[1, 1])
     return network.model.double() if request.param == "edm" else imported(write(network)).network.double()
 
@@ -108,7 +108,7 @@ def pick_first(layer):
 
 
 def field(*rows):
-    """(1, 4, h, w) with the rows in channel 0 and zeros elsewhere."""
+    """Return a field (1, 4, h, w) with the rows in channel 0 and zeros elsewhere."""
     x = torch.zeros(1, 4, len(rows), len(rows[0]), dtype=torch.float64)
     x[0, 0] = torch.tensor(rows)
     return x

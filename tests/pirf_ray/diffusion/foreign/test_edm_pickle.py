@@ -1,4 +1,4 @@
-"""Hostile and damaged pickles: refused by name, in bounded memory, and nothing of them runs."""
+"""Hostile and damaged pickles are refused by name, in bounded memory, and run nothing."""
 
 import collections
 import contextlib
@@ -25,7 +25,7 @@ def stack_global(module: str, name: str) -> bytes:
 
 
 def call(module: str, name: str, *args: str) -> bytes:
-    """A pickle that calls a global by its STACK_GLOBAL opcode."""
+    """Return a pickle that calls a global by its STACK_GLOBAL opcode."""
     return stack_global(module, name) + b"(" + b"".join(map(text, args)) + b"tR."
 
 
@@ -75,7 +75,7 @@ def test_a_global_outside_the_rules_is_refused_by_name(write, module, name, opco
 
 
 def runs_code(path: Path) -> list[bytes]:
-    """Pickles that make the file ``path`` when they are loaded with pickle."""
+    """Return pickles that make the file ``path`` when pickle loads them."""
     command = f"touch {path}"
     system = b"cos\nsystem\n"
     evil_object = type("Evil", (), {"__reduce__": lambda self: (eval, (f"open({str(path)!r}, 'w')",))})()

@@ -1,4 +1,4 @@
-"""Tensors and storages of hostile and damaged files: refused before anything of their declared size is made."""
+"""Tensors and storages of hostile files are refused before an array of their declared size is made."""
 
 import io
 import pickle
@@ -24,7 +24,7 @@ def rebuilt(storage: bytes, offset: object, size: object, stride: object) -> Raw
 
 
 def with_weight(storage: bytes | None = None, offset: object = 0, size: object = (32,), stride: object = (1,)) -> bytes:
-    """A network whose map_layer0.bias (32,) is declared like this."""
+    """Return a pickle of a network whose map_layer0.bias (32,) is declared by the arguments."""
     network = tiny_edm()
     data = stored(torch.arange(32.0)) if storage is None else storage
     network.model.map_layer0.__dict__["_parameters"] = {

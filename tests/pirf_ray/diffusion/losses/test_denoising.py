@@ -1,4 +1,4 @@
-"""The loss of denoising score matching: its weight, and its value for ideal denoisers."""
+"""The loss of denoising score matching: its weight, and its value for known denoisers."""
 
 import math
 
@@ -11,7 +11,7 @@ from tiny_models import RESOLUTION, tiny_network
 
 
 class Constant(torch.nn.Module):
-    """F = value everywhere."""
+    """Network with F = value everywhere."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def noise(samples: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 20.0])
 def test_ideal_gaussian_denoiser_has_loss_one_at_every_sigma(sigma: float) -> None:
-    """Data N(0, sd^2): the ideal D is c_skip x (F = 0), its error s^2 sd^2/(s^2+sd^2) is 1/lambda.
+    """For data N(0, sd^2) the ideal D is c_skip x (F = 0), and its error s^2 sd^2/(s^2+sd^2) is 1/lambda.
 
     The loss is the mean of 32,000 squares of a standard normal, whose standard error is sqrt(2 / 32,000).
     """
@@ -45,7 +45,7 @@ def test_ideal_gaussian_denoiser_has_loss_one_at_every_sigma(sigma: float) -> No
 
 @pytest.mark.parametrize("value", [1.0, -3.0])
 def test_loss_weighs_a_constant_error_by_lambda(value: float) -> None:
-    """y = 0, no noise, F = v: D = v s sd/sqrt(s^2+sd^2), so lambda D^2 = v^2 at every sigma."""
+    """With y = 0, no noise and F = v, D is v s sd/sqrt(s^2+sd^2). So lambda D^2 = v^2 at every sigma."""
     for sigmas in ([0.01], [1.0], [30.0], [0.01, 1.0, 30.0]):
         zero = torch.zeros(len(sigmas), 1, RESOLUTION, RESOLUTION)
         assert denoising_loss(denoiser(0.2, value), zero, torch.tensor(sigmas), zero).item() == pytest.approx(value**2, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Objectives: which evaluations carry gradient, what is drawn and from what, what it costs."""
+"""Objectives: the evaluations with gradient, the random draws, the cost."""
 
 from collections.abc import Callable
 from functools import cache
@@ -84,9 +84,9 @@ def pathwise_gradients(by: Policy) -> dict[int, torch.Tensor]:
 
 
 def drawn_steps(updates: int) -> list[int]:
-    """Return AlignProp's k of each update, by the pathwise gradient that it equals.
+    """Return AlignProp's k of each update, found by the equal pathwise gradient.
 
-    Both make the same evaluations in float64, so they differ by rounding only, some 1e-13 of the norm.
+    Both gradients come from the same evaluations in float64, so they differ by rounding only, about 1e-13 of the norm.
     """
     by, found = policy(), []
     expected = pathwise_gradients(by)
@@ -98,8 +98,10 @@ def drawn_steps(updates: int) -> list[int]:
 
 
 def test_alignprop_backpropagates_a_random_number_of_steps_exactly() -> None:
-    """Checkpointing changes no gradient. Of 12 draws from three values one is missing with probability 3 (2/3)^12 = 2 %: the
-    seed is fixed, and these draws have all."""
+    """Checkpointing changes no gradient, and the draws repeat.
+
+    In 12 draws from three values one value is missing with probability 3 (2/3)^12 = 2 %. The draws of this seed have all three.
+    """
     found = drawn_steps(12)
     assert len(found) == 12
     assert set(found) == {1, 2, 3}
@@ -124,7 +126,7 @@ def test_reft_rewards_one_prediction_at_a_drawn_step() -> None:
 @pytest.mark.parametrize("solver", ["heun", "euler"])
 @pytest.mark.parametrize(("name", "k", "draws"), [("pathwise", 2, 1), ("draft-lv", 1, 1), ("alignprop", 3, 3), ("reft", 3, 3)])
 def test_cost_is_what_the_meter_counts(name: str, k: int, draws: int, solver: str) -> None:
-    """An update of each draw of k costs another number: their mean is the cost."""
+    """Each k has its own cost, and ``cost`` is the mean over k. Updates run until each k was drawn."""
     process, by = DenoisingProcess(STEPS, solver), policy(torch.float32)
     start = prefix(k, solver=solver, dtype=torch.float32)
     spent: set[float] = set()
@@ -140,7 +142,7 @@ def test_cost_is_what_the_meter_counts(name: str, k: int, draws: int, solver: st
 
 
 class Counting:
-    """A policy whose denoiser is one number, and counts its evaluations with and without gradient."""
+    """Policy with one weight that counts its evaluations with and without gradient."""
 
     def __init__(self) -> None:
         self.theta = torch.ones((), requires_grad=True)
@@ -156,8 +158,11 @@ class Counting:
 
 @pytest.mark.parametrize(("name", "with_gradient"), [("alignprop", [3, 2, 1]), ("reft", [1, 1, 1])])
 def test_k_is_drawn_uniformly(name: str, with_gradient: list[int]) -> None:
-    """Euler from K = 3: 3 - k evaluations without gradient tell k. A third of 600 draws is 200, with a standard deviation of
-    sqrt(600 2/9) = 11.5. Five of them are 58."""
+    """Euler makes 3 - k evaluations without gradient for K = 3, which shows k.
+
+    The expected count of each k in 600 draws is 200, with a standard deviation of sqrt(600 2/9) = 11.5. The tolerance of 58 is
+    five standard deviations.
+    """
     counts = [0, 0, 0]
     start = Prefix(x=torch.zeros(1, 1, 1, 1), step=STEPS - 3, sample_ids=(0,), policy_version=0, base_output=None)
     for update in range(600):
@@ -187,8 +192,8 @@ class Doubled(Pathwise):
 """
 
 
-def test_an_objective_of_ones_own_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two equal samples of each prefix, their mean: the same update as of one."""
+def test_a_users_own_objective_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two equal samples of each prefix give the same update as one sample."""
     (tmp_path / "own_objective.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PIRF_RAY_PDES", "")

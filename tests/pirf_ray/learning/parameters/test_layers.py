@@ -1,4 +1,4 @@
-"""Layer-wise truncation: which tensors learn, and that they learn in the layout of training."""
+"""Layer-wise truncation: the learning tensors, and their gradients in the layout of training."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_only_learning_tensors_ask_for_a_gradient(levels: int, mode: layers.Laye
 @pytest.mark.parametrize("levels", [1, 2])
 @pytest.mark.parametrize("mode", ["freeze", "truncate"])
 def test_top_levels_learn_in_the_layout_of_training(levels: int, mode: layers.LayerMode) -> None:
-    """Channels-last fields, a frozen trunk: the same gradients as in the plain layout (torch alone ends in a segmentation fault)."""
+    """Channels-last fields on a frozen trunk give the gradients of the plain layout. Plain torch ends in a segmentation fault."""
     x = torch.randn(2, 1, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
     gradients = []
     for memory_format in (torch.contiguous_format, torch.channels_last):

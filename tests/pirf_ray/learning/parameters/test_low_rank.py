@@ -1,4 +1,4 @@
-"""Low-rank factors: their gradient, their rank, what they leave alone."""
+"""Low-rank factors: their gradient, their rank, the tensors without factors."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tiny_models import tiny_config, tiny_learner, tiny_source
 
 
 def test_factors_get_the_gradient_of_their_product() -> None:
-    """dL/dA and dL/dB by autograd through W_0 + B A, against the pull-back of dL/dW."""
+    """The pull-back of dL/dW equals dL/dA and dL/dB by autograd through W_0 + B A."""
     weight = torch.nn.Parameter(seeding.normal(0, "w", [0], (6, 4, 3, 3))[0])
     bias = torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))
     factors = LowRank({"w": weight, "b": bias}, 2, seed=1)

@@ -52,7 +52,7 @@ def test_tail_scope_is_never_stale() -> None:
 
 
 def test_pool_grows_at_its_rate_and_drops_the_oldest() -> None:
-    """chunk 2: 2 chunks at first, 1 more an update, 4 in the window."""
+    """The pool starts with 2 chunks of 2 samples, grows by 1 chunk per update and holds 4 chunks."""
     plan = pool()
     windows = [set(range(max(0, u + 2 - 4), u + 2)) for u in range(50)]
     for u, window in enumerate(windows):

@@ -1,4 +1,4 @@
-"""Prefixes: what a policy makes of an environment, their way between processes, their replay."""
+"""Prefixes: the steps that make them, their way between processes, their replay."""
 
 import pickle
 from typing import Any
@@ -20,7 +20,7 @@ SHAPE = (1, RESOLUTION, RESOLUTION)
 
 
 def tuned_policy() -> Policy:
-    """A policy whose tuned weights are not the base model's."""
+    """Return a policy whose tuned weights differ from the base model's."""
     policy = tiny_policy(CONFIG)
     policy.load_learned(dict(tiny_denoiser(seed=1).network.named_parameters()))
     return policy

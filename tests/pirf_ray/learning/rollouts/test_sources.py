@@ -1,4 +1,4 @@
-"""The source in this process: whose weights make a prefix, how long it is kept."""
+"""The source in this process: the weights that make each prefix, and how long prefixes are kept."""
 
 import torch
 
@@ -14,7 +14,7 @@ def weights(version: int) -> dict[str, torch.Tensor]:
 
 
 def run(source: LocalSource, updates: range) -> dict[int, list[Prefix]]:
-    """Return the prefixes of each update; new weights are published after each."""
+    """Return the prefixes of each update. New weights are published after each update."""
     batches = {}
     source.publish(updates.start, weights(updates.start))
     for update in updates:
@@ -43,7 +43,7 @@ def test_the_tail_is_made_by_the_base_model_whatever_is_published() -> None:
 
 
 def test_a_resumed_source_has_fresher_weights_than_the_plan_asks_for_and_no_others() -> None:
-    """Resumed at update 3, within the reuse of batch 1: the weights of version 2 are gone, those of 3 are within the bound."""
+    """A run resumes at update 3, within the reuse of batch 1. The weights of version 2 are gone; version 3 is within the bound."""
     batches = run(tiny_source(tiny_config(**REUSED)), range(3, 5))
     assert [p.policy_version for p in batches[3]] == [3, 3]
     assert [p.policy_version for p in batches[4]] == [4, 4]
