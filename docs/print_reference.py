@@ -172,7 +172,9 @@ def described(name: str, thing: Any) -> str:
 def environments() -> Iterator[str]:
     """Yield the registered environments by Gymnasium's headings."""
     yield template("environments")
-    yield f"Single: {docstring(DenoisingEnv)}\n\nVector: {docstring(DenoisingVectorEnv)}\n"
+    for title, env in (("One sample", DenoisingEnv), ("A batch", DenoisingVectorEnv)):
+        demoted = docstring(env).replace("\n## ", "\n### ")
+        yield f"## {title}: `{env.__name__}`\n\n{demoted}\n"
     for env_id in pirf_ray.SHIPPED_ENVS:
         pde, cls = make_pde(env_id), REGISTRY[env_id]
         own = {name: show(p.default) for name, p in inspect.signature(DenoisingEnv).parameters.items()}

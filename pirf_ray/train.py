@@ -50,7 +50,7 @@ def train(run: RunDirectory, arguments: TrainArguments, console: Console) -> Out
             cluster.connect(run.config, arguments.address)
             driver.run_distributed(run, line.refresh)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {resume_command(run)}") from None
+            raise KeyboardInterrupt(f"stopped with a checkpoint; continue with: {resume_command(run)}") from None
     return run.outcome()
 
 

@@ -70,8 +70,8 @@ class Range:
         return False
 
     def holds(self, value: Value) -> bool:
-        """Return whether the value is a number in the interval."""
-        return not isinstance(value, str) and self.low <= value <= self.high
+        """Return whether the value is a number in the interval, and a whole number if the interval has whole numbers."""
+        return not isinstance(value, str) and self.low <= value <= self.high and (not self.whole or value == int(value))
 
     def ends(self) -> tuple[Value, ...]:
         """Return both ends."""

@@ -21,7 +21,7 @@ class DataArguments:
     """Solve a PDE and write the samples to HDF5 (physical units), import them, or validate such files.
 
     Streams are disjoint by construction: the same seed gives other samples in "train", "validation" and "test". A writing
-    that was stopped or killed keeps its chunks in OUT.partial; the same command goes on from there.
+    that was stopped or killed keeps its chunks in OUT.partial; the same command continues from there.
     """
 
     env: str = "Burgers-v0"

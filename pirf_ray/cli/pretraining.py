@@ -116,7 +116,7 @@ def _check_out(arguments: PretrainArguments) -> None:
         if arguments.checkpoint.exists() and arguments.data is None and not (out / "data.h5").exists():
             raise FileNotFoundError(f"--resume: {out} holds no data.h5: it was trained on a file; give the same one with --data")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DirectoryTakenError(f"{out}: output directory holds another run; go on with --resume, or choose another --out")
+        raise DirectoryTakenError(f"{out}: output directory holds another run; continue it with --resume, or choose another --out")
 
 
 # --- the command, said again ---
@@ -210,7 +210,7 @@ def train(arguments: PretrainArguments, workers: Workers | None) -> Pretrainer:
     except KeyboardInterrupt:
         if not arguments.checkpoint.exists():
             raise
-        raise KeyboardInterrupt(f"stopped with a checkpoint; go on with: {resume_command(arguments)}") from None
+        raise KeyboardInterrupt(f"stopped with a checkpoint; continue with: {resume_command(arguments)}") from None
     return trainer
 
 

@@ -21,9 +21,9 @@ POLL_SECONDS = 0.5
 
 
 def explain(run: RunDirectory, error: BaseException) -> str:
-    """Return one line: what failed in the end, and from where the run can go on."""
+    """Return one line: what failed in the end, and from where the run can continue."""
     saved = run.newest()
-    where = f"the last checkpoint is {saved}; --resume goes on from it" if saved else "no checkpoint was written yet"
+    where = f"the last checkpoint is {saved}; --resume continues from it" if saved else "no checkpoint was written yet"
     return f"the learner failed: {last_line(error)}; {where}"
 
 

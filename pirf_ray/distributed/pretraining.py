@@ -100,7 +100,7 @@ def run_pretraining(job: PretrainJob, lines: Lines, *, begun: int) -> None:
     follow()
     if failure:
         kept = (
-            f"the last checkpoint is {job.checkpoint}; --resume goes on from it"
+            f"the last checkpoint is {job.checkpoint}; --resume continues from it"
             if job.checkpoint.exists()
             else "no checkpoint was written yet"
         )

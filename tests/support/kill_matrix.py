@@ -232,8 +232,8 @@ def ending_problems(kind: str, place: str, code: int, errors: str) -> list[str]:
     allowed = {"driver": (-signal.SIGKILL,), "ctrl-c": (0, 128 + signal.SIGINT), "node": (0, 1)}.get(kind, (0,))
     if code not in allowed:
         return [f"ended with {code}: {errors.strip()[-200:]}"]
-    if kind == "ctrl-c" and code and place != "starting" and "go on with: python -m pirf_ray.train" not in errors:
-        return [f"did not say how to go on: {errors.strip()[-200:]}"]
+    if kind == "ctrl-c" and code and place != "starting" and "continue with: python -m pirf_ray.train" not in errors:
+        return [f"did not say how to continue: {errors.strip()[-200:]}"]
     return []
 
 

@@ -13,6 +13,7 @@ from envs.common.search import Choice, Range, Spec, Value, parse_spec
         (Choice(("tail",)), "tail", "all", ("tail",), True),
         (Range(1e-4, 10.0), 1e-4, 10.1, (1e-4, 10.0), False),
         (Range(0, 8, log=False, whole=True), 8, "8", (0, 8), False),
+        (Range(0, 8, log=False, whole=True), 2.0, 2.5, (0, 8), False),
     ],
 )
 def test_values_ends_and_fixed(spec: Spec, inside: Value, outside: Value, ends: tuple[Value, ...], fixed: bool) -> None:

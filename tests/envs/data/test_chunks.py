@@ -58,7 +58,7 @@ def stopped(tmp_path, pde):
     return file
 
 
-def test_an_interrupted_writing_goes_on_and_ends_with_the_same_bits(stopped, whole, monkeypatch):
+def test_an_interrupted_writing_continues_and_ends_with_the_same_bits(stopped, whole, monkeypatch):
     asked, ranges, solve = [], [], Burgers.solve
 
     def spied(self, seed, stream, ids):
@@ -212,7 +212,7 @@ def assert_finished_like_an_undisturbed_file(file, pde):
     assert file.read_bytes() == file.with_name("whole.h5").read_bytes()
 
 
-def test_killed_at_random_moments_it_goes_on_and_ends_with_the_same_bits(tmp_path, pde):
+def test_killed_at_random_moments_it_continues_and_ends_with_the_same_bits(tmp_path, pde):
     file, rng = tmp_path / "a.h5", random.Random(0)
     for _ in range(4):
         process = started_writer(file, 1)

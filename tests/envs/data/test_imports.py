@@ -126,7 +126,7 @@ def test_a_part_of_the_samples_may_be_taken(tmp_path, pdebench, burgers):
         import_fields(tmp_path / "more.h5", fields, num_samples=4)
 
 
-def test_an_import_goes_on_where_it_was_stopped(tmp_path, pdebench, burgers, monkeypatch):
+def test_an_import_continues_where_it_was_stopped(tmp_path, pdebench, burgers, monkeypatch):
     def interrupted(parts):
         yield parts[0]
         raise KeyboardInterrupt

@@ -14,6 +14,7 @@ import torch
 
 from envs.pdes import make_pde
 from envs.pdes.kolmogorov import FRAMES_PER_SECOND, MODEL_SCALE, SPEED_LIMIT, WINDOWS_PER_TRAJECTORY
+from fields import coordinates, grid_modes, noise_like
 
 ENV_ID = "Kolmogorov-v0"
 OPERATORS = ("consistent", "simpson", "paper")
@@ -22,15 +23,6 @@ SMALL = 40.0  # the Reynolds number that a 32 x 32 grid resolves
 
 def pde_of(resolution, reynolds=SMALL):
     return make_pde(ENV_ID, resolution, reynolds=reynolds)
-
-
-def noise_like(fields, seed=0):
-    return torch.randn(fields.shape, dtype=fields.dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def coordinates(points):
-    angle = torch.arange(points, dtype=torch.float64) * (2 * torch.pi / points)
-    return angle[:, None].expand(points, points), angle[None, :].expand(points, points)  # y (rows), x (columns)
 
 
 def windows_of(trajectories, count):
@@ -146,18 +138,6 @@ def test_laminar_balance_has_no_residual(operator):
     y = coordinates(16)[0]
     laminar = (-4 / (16 / SMALL + 0.1) * torch.cos(4 * y)).expand(1, 3, 16, 16)
     assert pde_of(16).residual(laminar, operator).item() < 1e-20
-
-
-def grid_modes(n):
-    """Every real 2-D Fourier mode of an n x n grid, unit root mean square: (n^2, n, n), and their names."""
-    angle = 2 * torch.pi * torch.arange(n, dtype=torch.float64) / n
-    basis, names = [torch.ones(n, dtype=torch.float64)], ["0"]
-    for k in range(1, n // 2):
-        basis += [2**0.5 * torch.cos(k * angle), 2**0.5 * torch.sin(k * angle)]
-        names += [f"cos{k}", f"sin{k}"]
-    basis, names = torch.stack([*basis, torch.cos(n // 2 * angle)]), [*names, "nyquist"]
-    modes = basis[:, None, :, None] * basis[None, :, None, :]
-    return modes.reshape(n * n, n, n), [f"y:{a} x:{b}" for a in names for b in names]
 
 
 @pytest.mark.parametrize(("frame", "kept"), [(0, 0.4), (1, 1.0)])

@@ -17,17 +17,13 @@ from envs.pdes.kolmogorov_solver import (
     truncate_spectrum,
     velocity_factor,
 )
+from fields import coordinates
 
 REYNOLDS = 40.0
 
 
 def noise(*shape, seed=0):
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def coordinates(points):
-    angle = torch.arange(points, dtype=torch.float64) * (2 * torch.pi / points)
-    return angle[:, None].expand(points, points), angle[None, :].expand(points, points)  # y (rows), x (columns)
 
 
 def grid_of(spectrum):

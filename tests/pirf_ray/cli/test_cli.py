@@ -196,10 +196,10 @@ def interrupt_inside_update(monkeypatch: pytest.MonkeyPatch, index: int) -> None
 
 
 def stopped(out: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> list[str]:
-    """Interrupt a training; the flags of the command that it says to go on with."""
+    """Interrupt a training; the flags of the command that it says to continue with."""
     code, error = ending(pretrain.main, [*SMOKE, "--out", str(out), *flags], capsys)
     assert code == 130
-    told = error.splitlines()[-1].partition("go on with: python -m pirf_ray.pretrain ")[2]
+    told = error.splitlines()[-1].partition("continue with: python -m pirf_ray.pretrain ")[2]
     assert told
     assert not (out / "model").exists()
     return shlex.split(told)

@@ -170,4 +170,4 @@ def test_a_failed_learner_names_its_last_checkpoint(tmp_path: Path) -> None:
     error = RuntimeError("Training failed\n  pirf_ray.learning.learner.TrainingDiverged: 3 updates had a non-finite gradient\n")
     assert "TrainingDiverged: 3 updates had a non-finite gradient; no checkpoint was written yet" in explain(run, error)
     (run.paths.checkpoints / "update_000040").mkdir()
-    assert "update_000040; --resume goes on from it" in explain(run, error)
+    assert "update_000040; --resume continues from it" in explain(run, error)

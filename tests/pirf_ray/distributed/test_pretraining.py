@@ -156,7 +156,7 @@ def test_workers_stopped_resumed_and_killed_end_where_one_process_does(data: Fie
     assert process.returncode == 130, errors
     done = checkpoints.load_meta(out / "checkpoint")[1]["updates"]
     assert 20 <= done < 400
-    told = shlex.split(errors.splitlines()[-1].partition("go on with: python -m pirf_ray.pretrain ")[2])
+    told = shlex.split(errors.splitlines()[-1].partition("continue with: python -m pirf_ray.pretrain ")[2])
 
     with started(*told) as process:
         wait_for(lambda: at(out, done + 10), STARTING)
