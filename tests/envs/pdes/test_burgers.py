@@ -1,4 +1,4 @@
-"""Burgers: solver, initial law, symmetries, residual operators and what they can and cannot see (SCIENCE, section 3)."""
+"""Burgers: solver, initial law, symmetries, residual operators and what they can and cannot see."""
 
 import math
 
@@ -80,7 +80,7 @@ def test_initial_amplitudes_match_their_formula_and_total_variance():
     amplitudes = mode_amplitudes()
     assert amplitudes.shape == (IC_MODES,)
     assert amplitudes[0] == pytest.approx(0.2553653, rel=1e-5)
-    # each k adds l_k^2 (cos^2 + sin^2) to the variance: std .27410 (public data .2737, SCIENCE's own samples .2735)
+    # each k adds l_k^2 (cos^2 + sin^2) to the variance: std .27410 (public data .2737)
     assert math.sqrt((amplitudes**2).sum()) == pytest.approx(0.2737, abs=1e-3)
 
 
@@ -129,7 +129,7 @@ def test_simpson_operator_is_small_on_exact_data(exact, resolution, limit):
 def test_paper_operator_has_the_floor_of_the_literature():
     pde = make_pde("Burgers-v0", 128)
     residuals = torch.cat([pde.residual(pde.solve(0, "floor", range(i, i + 64)), "paper") for i in range(0, 512, 64)])
-    # .0106 (SCIENCE) to .0112 (measured again) over thousands of samples; the tail is heavy, so three standard errors are allowed
+    # .0106 to .0112 (measured twice) over thousands of samples; the tail is heavy, so three standard errors are allowed
     error = residuals.std().item() / len(residuals) ** 0.5
     assert error < 0.0013
     assert residuals.mean().item() == pytest.approx(0.0109, abs=3 * error)
@@ -187,7 +187,7 @@ def test_consistent_residual_sees_noise_in_a_single_row(exact, row):
 
 
 def test_simpson_is_blind_to_flicker_that_the_flow_map_sees(exact):
-    """Why simpson is no reward: .05 (-1)^i is a quarter of the data's norm (SCIENCE: 8e-4 against 40)."""
+    """Why simpson is no reward: .05 (-1)^i is a quarter of the data's norm (8e-4 against 40)."""
     pde, u = make_pde("Burgers-v0", 64), exact[64]
     flicker = u + 0.05 * (-1.0) ** torch.arange(64, dtype=u.dtype)[:, None]
     assert pde.residual(flicker, "simpson").mean() < 3e-3

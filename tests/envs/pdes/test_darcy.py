@@ -58,7 +58,7 @@ def test_bits_do_not_depend_on_the_batch():
 
 
 def test_data_satisfy_the_scheme_and_have_the_public_statistics():
-    """Public data at 128^2: u mean 5.69e-3, standard deviation 3.79e-3 (SCIENCE, table 3)."""
+    """Public data at 128^2: u mean 5.69e-3, standard deviation 3.79e-3."""
     pde = make_pde("Darcy-v0", 128)
     fields = pde.solve(0, "statistics", range(200))
     assert float(fields[:, 1].mean()) == pytest.approx(5.69e-3, rel=0.05)

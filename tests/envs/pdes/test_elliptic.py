@@ -61,7 +61,7 @@ def test_solver_data_satisfy_the_scheme_and_the_wall(name):
     ("name", "source", "solution", "floor"), [("Poisson-v0", 0.2919, 4.17e-3, 1.19), ("Helmholtz-v0", 0.2845, 4.28e-3, 1.05)]
 )
 def test_statistics_and_floors_of_the_public_data(name, source, solution, floor):
-    """The public data's standard deviations (SCIENCE, table 3) and the measured floor of the paper's operator, 128^2."""
+    """The public data's standard deviations and the measured floor of the paper's operator, 128^2."""
     fields = make_pde(name, 128).solve(0, "statistics", range(400))
     assert float(fields[:, 0].std()) == pytest.approx(source, rel=0.05)
     assert float(fields[:, 1].std()) == pytest.approx(solution, rel=0.05)

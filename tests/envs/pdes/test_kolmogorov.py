@@ -1,4 +1,4 @@
-"""Kolmogorov flow: law of the data, symmetries, residual operators and what they see (SCIENCE, section 3).
+"""Kolmogorov flow: law of the data, symmetries, residual operators and what they see.
 
 Trajectories are chaotic: rounding, which depends on the processor, is amplified to the size of the flow within the burn-in. So
 solver data are other draws of the same law on every machine. A test here states what holds for every field, compares two
@@ -134,7 +134,7 @@ def test_paper_operator_is_the_stated_formula_on_any_field():
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_laminar_balance_has_no_residual(operator):
-    # SCIENCE, section 3: trivial states are exact solutions; no residual can refuse them
+    # trivial states are exact solutions; no residual can refuse them
     y = coordinates(16)[0]
     laminar = (-4 / (16 / SMALL + 0.1) * torch.cos(4 * y)).expand(1, 3, 16, 16)
     assert pde_of(16).residual(laminar, operator).item() < 1e-20
