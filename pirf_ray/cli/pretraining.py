@@ -116,7 +116,9 @@ def _check_out(arguments: PretrainArguments) -> None:
         if arguments.checkpoint.exists() and arguments.data is None and not (out / "data.h5").exists():
             raise FileNotFoundError(f"--resume: {out} holds no data.h5: it was trained on a file; give the same one with --data")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DirectoryTakenError(f"{out}: output directory holds another run; continue it with --resume, or choose another --out")
+        raise DirectoryTakenError(
+            f"{out}: output directory holds another run; continue it with --resume, or choose another --out"
+        )
 
 
 # --- the command, said again ---
