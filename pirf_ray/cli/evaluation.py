@@ -31,7 +31,7 @@ class EvaluateArguments:
     samples: int = 1024
     """Samples of the base and of the tuned model, from the same noise."""
     real: int = 2048
-    """Held-out solver samples that they are compared with; as many again as --samples are the real-against-real column."""
+    """Held-out solver samples that they are compared with. A second set, of --samples fields, is the column real data."""
     num_steps: int | None = None
     """N, steps of the sampler; default: those of the run."""
     corrections: int | None = None

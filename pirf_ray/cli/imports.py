@@ -14,13 +14,13 @@ class ImportFlags:
     import_pdebench: Path | None = None
     """HDF5 file of the layout of PDEBench to import; --channel names its datasets."""
     import_npy: bool = False
-    """Import .npy arrays; --channel names files, or directories of a file a sample."""
+    """Import .npy arrays; --channel names files, or directories with one file per sample."""
     description: Path | None = None
     """TOML file that says all that the flags below say, for either kind (its layout: envs/data/descriptions.py)."""
     channel: tuple[str, ...] = ()
     """CHANNEL=DATASET or CHANNEL=FILE.npy or CHANNEL=DIRECTORY, for every channel of the PDE, such as u=tensor."""
     axes: tuple[str, ...] = ()
-    """The arrays' axes in order, such as sample,t,x, or CHANNEL=AXES where channels differ. A directory's have no sample."""
+    """The arrays' axes in order, such as sample,t,x, or CHANNEL=AXES where channels differ. Arrays of a directory have no sample axis."""
     index: tuple[str, ...] = ()
     """Position on an axis that is neither sample nor the grid's, such as time=0, or CHANNEL.AXIS=POSITION."""
     scale: tuple[str, ...] = ()

@@ -55,7 +55,7 @@ class PretrainArguments:
     threads: int = field(default_factory=torch.get_num_threads)
     """Torch threads of this process. They change rounding."""
     compile: bool = False
-    """Compile the network with torch.compile: a minute or more at the start, then faster (7 % on two cores). Changes rounding."""
+    """Compile the network with torch.compile: a minute or more at the start, then faster updates. Changes rounding."""
     settings: PretrainSettings = field(default_factory=PretrainSettings)
     workers: Workers = field(default_factory=Workers)
     given: tyro.conf.Suppress[tuple[str, ...]] = ()

@@ -8,8 +8,8 @@ from pirf_ray.training.settings import TrainConfig
 CORRECTIONS = 20
 """Corrections of a sample take milliseconds; its network evaluations take tenths of a second on two cores."""
 WORKERS: dict[str, Any] = {"workers": 2, "worker_threads": 1}
-"""Two workers of one thread. Two threads of one worker are slower: they wait for each other in a loop, and with any other
-process on their cores an update takes ten times as long."""
+"""Two workers of one thread. Two threads of one worker wait for each other in a loop, and are much slower beside any other
+process (docs/results/kills_and_scaling.md)."""
 
 
 def smoke(env: str) -> TrainConfig:
