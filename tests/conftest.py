@@ -2,12 +2,13 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
@@ -28,10 +29,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> FieldFile:
     return FieldFile(path, PDE8)
 
 
-@pytest.fixture(autouse=True)
-def few_real_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guard that compares with few solved fields: solving its 1,024 takes longer than a tiny training."""
-    monkeypatch.setattr("pirf_ray.training.guard.GUARD_REAL", 64)
+@pytest.fixture(scope="session", autouse=True)
+def few_real_fields() -> Iterator[None]:
+    """A guard that compares with few solved fields: solving its 1,024 takes longer than a tiny training.
+
+    Of the session, so that fixtures of modules train with it too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pirf_ray.training.guard.GUARD_REAL", 64)
+        yield
 
 
 @pytest.fixture
