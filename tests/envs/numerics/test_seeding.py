@@ -63,3 +63,28 @@ def test_chunks_cover_the_range_in_order(total, size, cut):
     parts = list(seeding.chunks(total, size))
     assert [len(p) for p in parts] == cut
     assert [i for p in parts for i in p] == list(range(total))
+
+
+def test_a_noise_stream_goes_on_where_it_was():
+    """Its first draw is that of ``normal``. Draw k depends on seed, stream, id and k only, whatever the batch."""
+    stream = seeding.NoiseStream(7, "noise", [9, 0, 4])
+    found = [stream.draw((2, 3)) for _ in range(3)]
+    assert torch.equal(found[0], seeding.normal(7, "noise", [9, 0, 4], (2, 3)))
+    assert found[0].dtype == torch.float64 and found[0].shape == (3, 2, 3)
+    alone = seeding.NoiseStream(7, "noise", [0])
+    assert all(torch.equal(alone.draw((2, 3))[0], draw[1]) for draw in found)
+    whole = seeding.normal(7, "noise", [9, 0, 4], (3, 2, 3))
+    assert torch.equal(torch.stack(found, 1), whole)
+
+
+def test_a_noise_stream_takes_a_seed_per_sample():
+    together = seeding.NoiseStream([7, 8, 7], "noise", [0, 0, 1])
+    for _ in range(2):
+        drawn = together.draw((5,))
+    for i, (seed, sample) in enumerate([(7, 0), (8, 0), (7, 1)]):
+        alone = seeding.NoiseStream(seed, "noise", [sample])
+        alone.draw((5,))
+        assert torch.equal(alone.draw((5,))[0], drawn[i])
+    with pytest.raises(ValueError, match="one seed per sample: 3 samples, got 2 seeds"):
+        seeding.NoiseStream([7, 8], "noise", [0, 1, 2])
+    assert seeding.NoiseStream(7, "noise", []).draw((2, 3)).shape == (0, 2, 3)
