@@ -1,9 +1,10 @@
-"""The registry of all parts: PDEs, objectives, methods. Users name their own parts as ``module:name``."""
+"""The registry of all parts: PDEs, rewards, objectives, methods. Users name their own parts as ``module:name``."""
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 Class = TypeVar("Class", bound=type)
@@ -40,7 +41,8 @@ class Registry(Mapping[str, T]):
         """
         self.kind, self.flag, self._make = kind, flag or kind, make
         self._parts: dict[str, T] = {}
-        self._owners: dict[str, tuple[str, str]] = {}
+        self._owners: dict[str, tuple[str, ...]] = {}
+        KINDS[kind] = self
 
     def __getitem__(self, name: str) -> T:
         return self._parts[name]
@@ -55,14 +57,30 @@ class Registry(Mapping[str, T]):
         """Return a class decorator that registers a class. ValueError if the name belongs to another class."""
 
         def add(cls: Class) -> Class:
-            owner = (cls.__module__, cls.__qualname__)
-            if self._owners.get(name, owner) != owner:
-                raise ValueError(f"{self.kind} {name!r} of {'.'.join(owner)} is taken by {'.'.join(self._owners[name])}")
-            self._owners[name] = owner
+            self._claim(name, (cls.__module__, cls.__qualname__))
             self._parts[name] = self._make(cls) if self._make else cast(T, cls)
             return cls
 
         return add
+
+    def add(self, name: str, value: T, *, owner: str) -> T:
+        """Register a value that is no class, and return it. ``owner`` is the module that defines it.
+
+        ValueError if the name belongs to another module.
+        """
+        self._claim(name, (owner,))
+        self._parts[name] = value
+        return value
+
+    def _claim(self, name: str, owner: tuple[str, ...]) -> None:
+        if self._owners.get(name, owner) != owner:
+            raise ValueError(f"{self.kind} {name!r} of {'.'.join(owner)} is taken by {'.'.join(self._owners[name])}")
+        self._owners[name] = owner
+
+    def describe(self) -> list[str]:
+        """Return a line per part: its name, and its attribute ``line`` or the first line of its docstring."""
+        width = max((len(name) for name in self), default=0)
+        return [f"{name:<{width}}  {_line(part)}" for name, part in self.items()]
 
     def find(self, name: str) -> T:
         """Return the part registered as ``name``. ``module:name`` imports the module first.
@@ -73,6 +91,15 @@ class Registry(Mapping[str, T]):
         if plain not in self._parts:
             raise ValueError(f"--{self.flag}: {unknown(self.kind, plain, self._parts)}")
         return self._parts[plain]
+
+
+def _line(part: Any) -> str:
+    line = getattr(part, "line", None)
+    return line if isinstance(line, str) else (inspect.getdoc(part) or "").partition("\n")[0]
+
+
+KINDS: dict[str, Registry[Any]] = {}
+"""All registries by their kind, in the order in which they were imported."""
 
 
 def imported_name(name: str, flag: str) -> str:
