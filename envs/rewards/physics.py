@@ -5,23 +5,20 @@ exact data. The reference r_ref is the violation of exact data with a stated sma
 reward is constant and its gradient is zero.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
 from typing import Literal, get_args
 
 import torch
 
 from envs.common.checks import ConfigError, not_negative, positive, require
-from envs.numerics import seeding
+from envs.common.parts import PartSettings
+from envs.numerics.conditions import Condition
 from envs.pdes import PDE
-from envs.rewards.base import RewardOutput
+from envs.pdes.base import require as require_part
+from envs.rewards.base import RewardOutput, Scope
+from envs.rewards.calibration import Violation, constants_of, violations
 
 RewardForm = Literal["plain", "log", "saturating"]
-Violation = Callable[[torch.Tensor], torch.Tensor]
-"""A function of fields (b, c, h, w) in physical units that returns a violation (b,) >= 0."""
-CALIBRATION_SAMPLES = 256
-"""Exact samples from which the floor and the reference of a term are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,7 @@ class Term:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardSettings:
+class RewardSettings(PartSettings):
     """Settings of a physics reward."""
 
     operator: str = ""
@@ -65,19 +62,21 @@ class RewardSettings:
     """Weights of single terms by name, in place of their weights by --condition-weight: --weights wall 0.3 conservation 0."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "reference_noise")
         not_negative(self, "condition_weight")
         for name, weight in self.weights.items():
             require(weight >= 0, f"--weights: {name} must not be negative, got {weight}")
 
     def check(self, pde: PDE) -> None:
-        """Raise ConfigError on an operator or term that the PDE does not have."""
+        """Raise ConfigError on an operator or term that the PDE does not have, or on a form that it cannot measure."""
         if self.operator and self.operator not in pde.operators:
             raise ConfigError(f"--operator {self.operator!r} is not one of {pde.env_id}; known: {sorted(pde.operators)}")
         known = {*pde.operators, *pde.conditions}
         unknown = sorted(self.weights.keys() - known)
         if unknown:
             raise ConfigError(f"--weights: {pde.env_id} has no term {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        _chosen(pde, self.operator, self.reward_form, self.condition_weight, self.weights)
 
     def make(self, pde: PDE) -> "PhysicsReward":
         """Return the reward of a PDE with these settings."""
@@ -117,7 +116,7 @@ class PhysicsReward:
 
     differentiable = True
     """The reward has a gradient."""
-    per_sample = True
+    scope: Scope = "sample"
     """The reward of a sample does not depend on its batch."""
 
     def __init__(self, terms: list[Term], form: RewardForm = "plain") -> None:
@@ -133,66 +132,40 @@ class PhysicsReward:
         if form != "plain" and unfelt:
             raise ValueError(
                 f"the {form} form divides by the reference of each term, which is 0 for {', '.join(unfelt)}: "
-                f"small noise on exact data does not violate the term; give a larger reference_noise, or use the plain form"
+                f"there are no exact data, or small noise on them does not violate the term; "
+                f"give a larger reference_noise, or use the plain form"
             )
         self.terms, self.form = terms, form
 
     def __add__(self, term: Term) -> "PhysicsReward":
         return PhysicsReward([*self.terms, term], self.form)
 
-    def __call__(self, fields: torch.Tensor) -> RewardOutput:
-        """Return the rewards (b,) and violations of fields (b, c, h, w) in physical units."""
+    def __call__(self, fields: torch.Tensor, condition: Condition | None = None) -> RewardOutput:
+        """Return the rewards (b,) of fields (b, c, h, w) in physical units, the shaped terms and their violations."""
         violations = {term.name: term.violation(fields) for term in self.terms}
+        parts = {
+            term.name: shaped(violations[term.name], self.form, floor=term.floor, reference=term.reference) for term in self.terms
+        }
         reward = fields.new_zeros(len(fields))
         for term in self.terms:
-            shape = shaped(violations[term.name], self.form, floor=term.floor, reference=term.reference)
-            reward = reward + term.weight * shape
-        return RewardOutput(reward=reward, violations=violations)
-
-
-@lru_cache(maxsize=64)
-def _calibrate(pde: PDE, name: str, violation: Violation, noise: float) -> tuple[float, float]:
-    """Return (floor, reference): the mean violation of exact data, and of exact data with white noise (model units).
-
-    Both are computed in float32, like the rewards of samples. The floor of an exact operator is the rounding of float32.
-    ValueError if the function ``violation`` returns no violations.
-    """
-    ids = range(CALIBRATION_SAMPLES)
-    fields = _calibration_fields(pde)
-    probe = violation(fields[:2])
-    if tuple(probe.shape) != (2,) or not torch.isfinite(probe).all() or (probe < 0).any():
-        raise ValueError(f"violation {name!r} must return a finite value >= 0 per sample, shape (2,), got {probe.tolist()}")
-    disturbed = pde.normalizer.to_model(fields) + noise * seeding.normal(0, "calibration noise", ids, pde.shape)
-    floor = float(violation(fields.float()).mean())
-    return floor, max(floor, float(violation(pde.normalizer.to_physical(disturbed).float()).mean()))
-
-
-@lru_cache(maxsize=2)
-def _calibration_fields(pde: PDE) -> torch.Tensor:
-    return pde.solve(0, "calibration", range(CALIBRATION_SAMPLES))
+            reward = reward + term.weight * parts[term.name]
+        return RewardOutput(reward=reward, parts=parts, violations=violations)
 
 
 def calibrated_term(
     pde: PDE, name: str, violation: Violation | None = None, *, weight: float = 1.0, reference_noise: float = 3e-4
 ) -> Term:
-    """Return a term whose floor and reference are measured on the PDE's exact data. Both are cached.
+    """Return a term whose floor and reference are measured once on the PDE's exact data (envs.rewards.calibration).
 
-    ``name`` is an operator or a condition of the PDE. With ``violation`` it is a name of your own. ValueError if the name is
-    unknown, or if the violation of exact data is negative, not finite or not of the shape (b,).
+    ``name`` is an operator or a condition of the PDE. With ``violation`` it is a name of your own. Both constants are 0 if the
+    PDE has no solver. ValueError if the name is unknown, or if the violation of exact data is negative, not finite or not of
+    the shape (b,).
     """
-    if violation is None:
-        violation = _violations(pde).get(name)
-        if violation is None:
-            raise ValueError(f"{pde.env_id} has no reward term {name!r}; known: {sorted(_violations(pde))}")
-    floor, reference = _calibrate(pde, name, violation, reference_noise)
-    return Term(name=name, weight=weight, violation=violation, floor=floor, reference=reference)
-
-
-@lru_cache(maxsize=16)
-def _violations(pde: PDE) -> dict[str, Violation]:
-    """Return the mean square residual of each operator, and each condition, by name."""
-    residuals: dict[str, Violation] = {name: partial(pde.residual, operator=name) for name in pde.operators}
-    return residuals | pde.conditions
+    known = violations(pde)
+    if violation is None and name not in known:
+        raise ValueError(f"{pde.env_id} has no reward term {name!r}; known: {sorted(known)}")
+    floor, reference = constants_of(pde, name, reference_noise, violation)
+    return Term(name=name, weight=weight, violation=violation or known[name], floor=floor, reference=reference)
 
 
 def physics_reward(
@@ -207,15 +180,26 @@ def physics_reward(
     """Return the reward of a PDE: its residual with the weight 1, and its conditions.
 
     A condition has the weight ``condition_weight`` times the PDE's factor for the condition. ``weights`` sets the weights of
-    single terms, of other operators too. Terms of weight 0 are left out. Floors are measured on exact data and cached.
-    ValueError if an operator, term or form is unknown.
+    single terms, of other operators too. Terms of weight 0 are left out. Floors are measured once on exact data.
+    ValueError if an operator, term or form is unknown. NotProvided if the PDE has no operator, or no solver for the form.
     """
-    operator = operator or pde.default_operator
-    if operator not in pde.operators:
-        raise ValueError(f"unknown operator {operator!r} of {pde.env_id}; known: {sorted(pde.operators)}")
-    conditions = {name: condition_weight * pde.condition_weights.get(name, 1.0) for name in pde.conditions}
-    chosen = {operator: 1.0, **conditions, **(weights or {})}
-    terms = [
-        calibrated_term(pde, name, weight=weight, reference_noise=reference_noise) for name, weight in chosen.items() if weight
-    ]
+    chosen = _chosen(pde, operator, form, condition_weight, weights or {})
+    terms = [calibrated_term(pde, name, weight=weight, reference_noise=reference_noise) for name, weight in chosen.items()]
     return PhysicsReward(terms, form)
+
+
+def _chosen(pde: PDE, operator: str, form: RewardForm, condition_weight: float, weights: dict[str, float]) -> dict[str, float]:
+    """Return the weights of a reward's terms by name, those of weight 0 left out. ValueError if there can be no such reward."""
+    operator = operator or pde.default_operator
+    if operator and operator not in pde.operators:
+        raise ValueError(f"unknown operator {operator!r} of {pde.env_id}; known: {sorted(pde.operators)}")
+    residual = {operator: 1.0} if operator else {}
+    conditions = {name: condition_weight * pde.condition_weights.get(name, 1.0) for name in pde.conditions}
+    chosen = {name: weight for name, weight in {**residual, **conditions, **weights}.items() if weight}
+    if not chosen:
+        require_part(pde, "operators", "the physics reward", "give another reward (--reward), or the weight of a condition")
+    unmeasured = ", ".join(name for name in chosen if name not in pde.constants)
+    if form != "plain" and unmeasured:
+        instead = f"give --reward-form plain, or state floor and reference of {unmeasured} in `constants` of the class"
+        require_part(pde, "solve", f"the {form} form of the reward", instead)
+    return chosen
