@@ -69,6 +69,21 @@ def test_a_name_belongs_to_one_class_which_may_be_loaded_again(shapes: Registry[
     assert shapes["round"] is again
 
 
+def test_a_value_that_is_no_class_belongs_to_its_module() -> None:
+    sizes = Registry[int]("size")
+    assert sizes.add("square", 4, owner="here") == sizes["square"] == 4
+    assert sizes.add("square", 5, owner="here") == sizes.find("square") == 5
+    with pytest.raises(ValueError, match="^size 'square' of there is taken by here$"):
+        sizes.add("square", 4, owner="there")
+    assert sizes["square"] == 5
+
+
+def test_parts_are_described_by_their_line_or_their_docstring(shapes: Registry[type]) -> None:
+    shapes.register("oval")(type("Oval", (), {"__doc__": "An oval.\n\nMore of it."}))
+    shapes.register("star")(type("Star", (), {"line": "five points"}))
+    assert shapes.describe() == ["round   ", "square  ", "oval    An oval.", "star    five points"]
+
+
 def test_a_users_module_is_imported_here_and_named_for_other_processes(
     module: str, shapes: Registry[type], monkeypatch: pytest.MonkeyPatch
 ) -> None:
