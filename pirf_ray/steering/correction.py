@@ -15,19 +15,22 @@ from dataclasses import dataclass
 import torch
 
 from envs.common.checks import not_negative
+from envs.common.parts import PartSettings
+from envs.numerics.conditions import Condition
 from envs.pdes import PDE
 from envs.rewards import calibrated_term
-from pirf_ray.steering.residuals import Residual, residual_gradient
+from pirf_ray.steering.residuals import Residual, polyak, residual_gradient, wide
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrectionSettings:
+class CorrectionSettings(PartSettings):
     """What ends each sample of the tuned model."""
 
     corrections: int = 0
     """Steps down each finished sample's own residual, after the tuned model's last: no network evaluation, a residual gradient each."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         not_negative(self, "corrections")
 
 
@@ -55,7 +58,7 @@ class Correction:
         self.floor = residual_floor(pde, operator)
         self.residual = residual or (lambda x: pde.residual(pde.normalizer.to_physical(x), operator))
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
         """Return the corrected samples of x (b, c, h, w), model units."""
         return correct(x, self.residual, steps=self.steps, floor=self.floor, given=self.given)
 
@@ -73,19 +76,19 @@ def correct(x: torch.Tensor, residual: Residual, *, steps: int, floor: float, gi
     gradient, r = _gradient(x, residual, given)
     best, best_gradient, best_r = x, gradient, r
     resting = ~(r > floor)  # nan too
-    step = FIRST_STEP * _polyak(r, gradient)
+    step = FIRST_STEP * polyak(r, gradient)
     for _ in range(steps - 1):
-        moved = torch.where(_wide(resting), x, x - _wide(step) * gradient)
+        moved = torch.where(wide(resting), x, x - wide(step) * gradient)
         new_gradient, new_r = _gradient(moved, residual, given)
         best, best_gradient, best_r, resting = _keep_best(
             (best, best_gradient, best_r, resting), (moved, new_gradient, new_r), residual, floor
         )
         back = ~(new_r <= WORSE * best_r)
         step = torch.where(
-            back, BACK_STEP * _polyak(best_r, best_gradient), _step(moved - x, new_gradient - gradient, new_gradient, new_r)
+            back, BACK_STEP * polyak(best_r, best_gradient), _step(moved - x, new_gradient - gradient, new_gradient, new_r)
         )
-        x, gradient = torch.where(_wide(back), best, moved), torch.where(_wide(back), best_gradient, new_gradient)
-    moved = torch.where(_wide(resting), x, x - _wide(step) * gradient)
+        x, gradient = torch.where(wide(back), best, moved), torch.where(wide(back), best_gradient, new_gradient)
+    moved = torch.where(wide(resting), x, x - wide(step) * gradient)
     with torch.no_grad():
         last = residual(moved)
     return _keep_best((best, best_gradient, best_r, resting), (moved, gradient, last), residual, floor)[0]
@@ -100,8 +103,8 @@ def _keep_best(kept: Kept, new: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     moved, gradient, r = new
     under = ~resting & (r < floor)
     better = ~resting & ~under & (r < best_r)
-    best = torch.where(_wide(better), moved, best)
-    best_gradient, best_r = torch.where(_wide(better), gradient, best_gradient), torch.where(better, r, best_r)
+    best = torch.where(wide(better), moved, best)
+    best_gradient, best_r = torch.where(wide(better), gradient, best_gradient), torch.where(better, r, best_r)
     if under.any():
         landed, landed_r = _land(best[under], moved[under], residual, floor, best_r[under])
         best, best_r = best.index_put((under,), landed), best_r.index_put((under,), landed_r)
@@ -117,10 +120,10 @@ def _land(
     high, low_r = torch.ones_like(low), above_r
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        r = residual(torch.lerp(above, below, _wide(middle)))
+        r = residual(torch.lerp(above, below, wide(middle)))
         allowed = r >= floor
         low, high, low_r = torch.where(allowed, middle, low), torch.where(allowed, high, middle), torch.where(allowed, r, low_r)
-    return torch.lerp(above, below, _wide(low)), low_r
+    return torch.lerp(above, below, wide(low)), low_r
 
 
 def _gradient(x: torch.Tensor, residual: Residual, given: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,14 +134,6 @@ def _gradient(x: torch.Tensor, residual: Residual, given: Sequence[int]) -> tupl
 
 def _step(s: torch.Tensor, y: torch.Tensor, gradient: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
     """Barzilai & Borwein's step (b,), at most twice Polyak's; where the curvature is not positive, the first step's part of it."""
-    curvature, polyak = (s * y).flatten(1).sum(1), _polyak(r, gradient)
+    curvature, size = (s * y).flatten(1).sum(1), polyak(r, gradient)
     borwein = s.flatten(1).square().sum(1) / curvature.clamp_min(torch.finfo(s.dtype).tiny)
-    return torch.where(curvature > 0, torch.minimum(borwein, LARGEST_STEP * polyak), FIRST_STEP * polyak)
-
-
-def _polyak(r: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    return r / gradient.flatten(1).square().sum(1).clamp_min(torch.finfo(r.dtype).tiny)
-
-
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values[:, None, None, None]
+    return torch.where(curvature > 0, torch.minimum(borwein, LARGEST_STEP * size), FIRST_STEP * size)

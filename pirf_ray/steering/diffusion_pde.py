@@ -4,16 +4,22 @@
 
 in the last fifth of the steps. The norm is each sample's own: a norm over the batch would weigh a sample by its neighbours.
 The paper's zeta is a constant in the residual's units. Here zeta = guidance rho / ||grad rho||^2, so that one number serves
-every PDE: guidance 1 ends the norm where it is linear.
+every PDE: guidance 1 ends the norm where it is linear. With a reward in place of a residual, rho is sqrt(-reward).
 """
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 
-from envs.denoising import DenoisingProcess, State
-from pirf_ray.diffusion.sampling import Denoise
-from pirf_ray.steering.residuals import Residual, polyak
+from envs.common.checks import not_negative
+from envs.common.parts import PartSettings
+from envs.denoising import DenoisingProcess
+from pirf_ray.metrics.cost import Cost
+from pirf_ray.steering.base import PlainSteerer, register
+from pirf_ray.steering.context import SteeringContext
+from pirf_ray.steering.residuals import polyak, wide
+from pirf_ray.steering.search import Particles, Search
 
 GUIDED_PART = 0.2
 """Part of the steps, the last ones, that is guided."""
@@ -24,39 +30,47 @@ def first_guided(num_steps: int) -> int:
     return num_steps - max(1, math.ceil(GUIDED_PART * num_steps))
 
 
-class GuidedSampler:
-    """The process's own steps, in the guided part each followed by a move down the norm's gradient.
+@dataclass(frozen=True, kw_only=True)
+class DiffusionPDESettings(PartSettings):
+    """Settings of DiffusionPDE."""
 
-    The evaluation that a step begins with anyway is differentiated: 2N-1 evaluations, as without guidance.
+    guidance: float = 0.1
+    """Size of the guidance. 1 ends the norm of the residual where it is linear."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative(self, "guidance")
+
+
+@register("diffusion-pde")
+class DiffusionPDE(PlainSteerer):
+    """DiffusionPDE (Huang et al. 2024, arXiv 2406.17763): guidance of the last steps by the gradient through the network.
+
+    The evaluation that a step begins with anyway is differentiated. So there are no more evaluations than without guidance.
     """
 
-    def __init__(self, denoiser: Denoise, residual: Residual, *, guidance: float) -> None:
-        if guidance < 0:
-            raise ValueError(f"guidance must not be negative, got {guidance}")
-        self.denoiser, self.residual, self.guidance = denoiser, residual, guidance
+    Settings = DiffusionPDESettings
 
-    def __call__(self, process: DenoisingProcess, noise: torch.Tensor) -> torch.Tensor:
-        """Return samples x_0 (b, c, h, w) of standard normal noise, model units."""
-        state = process.initial(noise)
-        guided = first_guided(process.num_steps)
-        while not process.terminal(state):
-            state = self._guided_step(process, state) if state.step >= guided else self._step(process, state)
-        return state.x
+    def __init__(self, settings: DiffusionPDESettings, context: SteeringContext) -> None:
+        super().__init__(settings, context)
+        context.need_gradient("diffusion-pde")
+        self.guidance = settings.guidance
 
-    def _step(self, process: DenoisingProcess, state: State) -> State:
-        """Return the state one evaluation later."""
-        return process.transition(state, self.denoiser(*process.observe(state)))
-
-    def _guided_step(self, process: DenoisingProcess, state: State) -> State:
-        """Return the state one whole step later, from a step's start."""
-        step = state.step
+    def propose(self, search: Search, particles: Particles) -> Particles:
+        """Return the particles one whole step later, in the guided part moved down the gradient of the norm."""
+        state, process = particles.state, search.process
+        if state.step < first_guided(process.num_steps):
+            return search.step(particles)
         with torch.enable_grad():
             x = state.x.detach().requires_grad_(True)
-            denoised = self.denoiser(x, process.sigmas[step])
-            norm = self.residual(denoised).clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+            denoised = search.denoise(x, process.sigmas[state.step], state.step)
+            violation = self.context.violation(denoised, search.condition(len(x)))
+            norm = violation.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
             (gradient,) = torch.autograd.grad(norm.sum(), x)
-        state = process.transition(state, denoised.detach())
-        while state.step == step:
-            state = self._step(process, state)
-        size = polyak(self.guidance * norm.detach(), gradient)
-        return State(x=state.x - size[:, None, None, None] * gradient, step=state.step)
+        moved = search.step(replace(particles, denoised=denoised.detach()))
+        return moved.moved(moved.state.x - wide(polyak(self.guidance * norm.detach(), gradient)) * gradient)
+
+    def cost(self, process: DenoisingProcess) -> Cost:
+        """Return the evaluations of the process, and a gradient for each guided step."""
+        guided = process.num_steps - first_guided(process.num_steps)
+        return Cost(network_forwards=process.num_evaluations, network_gradients=guided, residual_gradients=guided)
