@@ -56,7 +56,9 @@ class ModelInfo:
 
     def build(self) -> Denoiser:
         """Return a denoiser of this architecture with random weights."""
-        return Denoiser(self.network, self.sigma_data)
+        denoiser = Denoiser(self.network, self.sigma_data)
+        denoiser.pde = self.pde()
+        return denoiser
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as meta.json holds it, with the normalization of the PDE's fields."""

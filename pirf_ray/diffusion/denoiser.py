@@ -1,14 +1,48 @@
 """EDM preconditioning (Karras et al. 2022, arXiv 2206.00364, table 1): the denoiser around the network."""
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
 import torch.nn as nn
 
+from envs.numerics.conditions import Condition
+from envs.pdes import PDE
 from pirf_ray.diffusion.networks import NetworkConfig, UNet
 
 
-class Denoiser(nn.Module):
+class AbstractDenoiser(nn.Module):
+    """Denoiser D(x; sigma) of any kind: a network, an analytic law, or either with parts attached to it.
+
+    Its calls are the network evaluations that the meter counts (pirf_ray.metrics.cost).
+    """
+
+    sigma_data: float
+    """Standard deviation of the training data, model units."""
+    pde: PDE | None = None
+    """PDE of the fields, for parts that read its residual. None: not known."""
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | float, condition: Condition | None = None) -> torch.Tensor:
+        """Return the denoised fields (b, c, h, w) of states x (b, c, h, w). ``sigma``: (b,) or a number."""
+
+    draws_first_noise = False
+    """Whether ``first_noise`` changes the noise."""
+
+    def first_noise(self, noise: torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
+        """Return the first noise of samples from standard normal noise (b, c, h, w): by default the noise itself."""
+        return noise
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """Return the parameters by the names under which they are published and saved."""
+        return dict(self.named_parameters())
+
+    def identity(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that tell this denoiser from another: parameters and buffers."""
+        return dict(self.state_dict())
+
+
+class Denoiser(AbstractDenoiser):
     """Denoiser D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), in model units.
 
     c_skip = sd^2/(s^2+sd^2), c_out = s sd/sqrt(s^2+sd^2), c_in = 1/sqrt(s^2+sd^2), c_noise = ln(s)/4.
@@ -26,8 +60,19 @@ class Denoiser(nn.Module):
         self.truncate_levels: int | None = None
         """Number of top decoder levels whose inputs cut the gradient (layer-wise truncation). None cuts nothing."""
 
-    def forward(self, x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
-        """Return the denoised fields (b, c, n, n). ValueError if x has another shape than the network's."""
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """Return the network's parameters by EDM's names."""
+        return dict(self.network.named_parameters())
+
+    def identity(self) -> dict[str, torch.Tensor]:
+        """Return the network's tensors by EDM's names."""
+        return dict(self.network.state_dict())
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | float, condition: Condition | None = None) -> torch.Tensor:
+        """Return the denoised fields (b, c, n, n). The network reads no condition.
+
+        ValueError if x has another shape than the network's.
+        """
         if tuple(x.shape[1:]) != (self.config.channels, self.config.resolution, self.config.resolution):
             raise ValueError(
                 f"expected x (b, {self.config.channels}, {self.config.resolution}, {self.config.resolution}), got {tuple(x.shape)}"

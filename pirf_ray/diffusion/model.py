@@ -8,10 +8,21 @@ from typing import Protocol
 import torch
 
 from envs.denoising import DenoisingProcess
+from envs.numerics.conditions import Condition
 from envs.pdes import PDE
 from pirf_ray.diffusion.checkpoints import ModelInfo
 from pirf_ray.diffusion.policy import Policy
-from pirf_ray.diffusion.sampling import Progress, Sampler, SamplerSettings, advance, finish, noise_batches
+from pirf_ray.diffusion.sampling import (
+    Progress,
+    SampleBatch,
+    Sampler,
+    SamplerSettings,
+    advance,
+    finish,
+    for_batch,
+    noise_batches,
+    step_noise,
+)
 
 BASE, TUNED, BASE_FINISHED = "base", "tuned", "base corrected"
 """Groups of samples: of the base model, of the tuned model, and of the base model with the tuned model's finisher."""
@@ -25,8 +36,11 @@ class Finisher(Protocol):
     steps: int
     """Number of its steps, recorded beside the samples."""
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the finished samples of x (b, c, h, w), model units. The result of a sample depends on this sample only."""
+    def __call__(self, x: torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
+        """Return the finished samples of x (b, c, h, w), model units. The result of a sample depends on this sample only.
+
+        ``condition``: what is known of the samples, one row per sample.
+        """
         ...
 
 
@@ -63,7 +77,7 @@ class Model:
     @property
     def process(self) -> DenoisingProcess:
         """Return the denoising process with the sampler's steps."""
-        return self.sampler.process()
+        return self.sampler.process(self.pde)
 
     def to(self, device: torch.device | str) -> "Model":
         """Move the weights to a device and return the model."""
@@ -102,21 +116,30 @@ class Model:
             device=self.policy.device,
             progress=progress,
         )
+        done = 0
         for noise in noises:
-            for group, x in self._batch(process, noise, groups).items():
+            samples = SampleBatch(seed=seed, stream=stream, ids=sample_ids[done : done + len(noise)])
+            for group, x in self._batch(process, noise, groups, samples).items():
                 made[group].append(x.cpu())
+            done += len(noise)
         return {group: self.pde.normalizer.to_physical(torch.cat(parts).float()) for group, parts in made.items()}
 
-    def _batch(self, process: DenoisingProcess, noise: torch.Tensor, groups: Sequence[str]) -> dict[str, torch.Tensor]:
+    def _batch(
+        self, process: DenoisingProcess, noise: torch.Tensor, groups: Sequence[str], samples: SampleBatch
+    ) -> dict[str, torch.Tensor]:
         """Return the samples of each group, model units. Steps that groups share are made once."""
         policy, own, makers = self.policy, self.own_sampler, {MAKERS[group] for group in groups}
         finisher = self.finisher or (lambda x: x)
+        noise_at = step_noise(process, samples, noise)
         start = process.initial(noise)
         if own is None or BASE in makers:
-            start = advance(process, policy.base_from, start, policy.switch_step(process))
+            start = advance(process, policy.base_from, start, policy.switch_step(process), noise_at)
         made: dict[str, torch.Tensor] = {}
         if BASE in makers:
-            made[BASE] = finish(process, policy.base_from, start)
-        if TUNED in makers:
-            made[TUNED] = own(process, noise) if own else finish(process, policy.denoisers(process), start)
+            made[BASE] = finish(process, policy.base_from, start, noise_at)
+        if TUNED in makers and own:
+            made[TUNED] = for_batch(own, samples)(process, noise)
+        elif TUNED in makers:
+            shared = start if start.step else policy.initial(process, noise)  # a tuned policy may draw its own first noise
+            made[TUNED] = finish(process, policy.denoisers(process), shared, noise_at)
         return {group: made[BASE] if group == BASE else finisher(made[MAKERS[group]]) for group in groups}

@@ -2,16 +2,17 @@
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from typing import Literal
 
 import torch
 
 from envs.common.checks import at_least
-from envs.denoising import DenoisingProcess
-from pirf_ray.diffusion.denoiser import Denoiser
+from envs.denoising import DenoiserFrom, DenoisingProcess, State
+from envs.numerics.conditions import Condition
+from pirf_ray.diffusion.denoiser import AbstractDenoiser
 
 Scope = Literal["tail", "all"]
 TOLERANCE = 1e-6
@@ -23,16 +24,16 @@ class PolicySettings:
     """Steps that carry gradient, and the sigmas at which the tuned weights act."""
 
     truncation: int = 4
-    """K, the number of last steps of the sampler that carry gradient: 1 <= K <= N."""
+    """K, the number of last steps of the sampler that learn: 1 <= K <= N. 0: all N steps."""
     scope: Scope = "tail"
     """Where the tuned weights act. tail: in the last K steps, after the base model's steps. all: at every sigma, as in the paper."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "truncation")
+        at_least(self, 0, "truncation")
 
-
-DenoiserFrom = Callable[[float], Denoiser]
-"""Function from the sigma at which a step starts to the denoiser of all evaluations of this step."""
+    def steps(self, num_steps: int) -> int:
+        """Return K of a sampler with N steps."""
+        return self.truncation or num_steps
 
 
 class Policy:
@@ -45,24 +46,48 @@ class Policy:
     The switch is a sigma, not a step, so it means the same for every N. A sampler with fewer steps takes larger steps than
     the tuned weights learned from, and the tuned weights are wrong for larger steps. So the switch moves to the first step
     from which on no ratio sigma_i / sigma_{i+1} exceeds ``coarsest``, the largest ratio of a learned step.
+
+    In a stochastic process the base model makes the step to sigma = 0. This step has no density, so no objective with log
+    densities could train it.
     """
 
-    def __init__(self, base: Denoiser, *, scope: Scope = "all", switch_sigma: float = 0.0, coarsest: float = math.inf) -> None:
+    def __init__(
+        self,
+        base: AbstractDenoiser,
+        *,
+        tuned: AbstractDenoiser | None = None,
+        scope: Scope = "all",
+        switch_sigma: float = 0.0,
+        coarsest: float = math.inf,
+    ) -> None:
+        """Set the denoisers. ``tuned``: by default a copy of the base model."""
         self.base, self.scope = base.eval().requires_grad_(False), scope
         self.switch_sigma, self.coarsest = switch_sigma, coarsest
-        self.tuned = copy.deepcopy(base)
+        self.tuned = copy.deepcopy(base) if tuned is None else tuned.eval()
 
     @property
     def device(self) -> torch.device:
         """Return the device of both denoisers."""
-        return next(self.base.parameters()).device
+        tensors = chain(self.base.parameters(), self.base.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
-    def denoisers(self, process: DenoisingProcess) -> DenoiserFrom:
-        """Return the denoiser of each step of the process."""
-        first = process.sigmas[self.switch_step(process)]
-        return lambda step_sigma: self.base if step_sigma > first * (1 + TOLERANCE) else self.tuned
+    def initial(self, process: DenoisingProcess, noise: torch.Tensor, condition: Condition | None = None) -> State:
+        """Return the first state from standard normal noise (b, c, h, w). A tuned denoiser may draw other first noise."""
+        return process.initial(self.tuned.first_noise(noise, condition) if self.scope == "all" else noise)
 
-    def base_from(self, step_sigma: float) -> Denoiser:
+    def denoisers(self, process: DenoisingProcess, condition: Condition | None = None) -> DenoiserFrom:
+        """Return the denoiser of each step of the process, from the sigma at which the step starts."""
+        first = process.sigmas[self.switch_step(process)] * (1 + TOLERANCE)
+        last = process.sigmas[-2] * (1 + TOLERANCE) if process.stochastic else -math.inf
+
+        def denoiser_from(step_sigma: float) -> AbstractDenoiser:
+            return self.base if step_sigma > first or step_sigma <= last else self.tuned
+
+        if condition is None:
+            return denoiser_from
+        return lambda step_sigma: partial(denoiser_from(step_sigma), condition=condition)
+
+    def base_from(self, step_sigma: float) -> AbstractDenoiser:
         """Return the base model, whatever the sigma."""
         return self.base
 
@@ -76,7 +101,7 @@ class Policy:
 
     def load_learned(self, tensors: dict[str, torch.Tensor]) -> None:
         """Copy tensors into the tuned denoiser by name; the other tensors stay. ValueError names a tensor that it does not have."""
-        own = dict(self.tuned.network.named_parameters())
+        own = self.tuned.tensors()
         unknown = sorted(tensors.keys() - own.keys())
         if unknown:
             raise ValueError(f"the network has no tensor {unknown[0]!r}")
@@ -97,10 +122,16 @@ class Policy:
         return self
 
 
-def make_policy(base: Denoiser, process: DenoisingProcess, settings: PolicySettings) -> Policy:
-    """Return the policy of a base denoiser. Its tuned denoiser starts as a copy and takes over as the settings say."""
-    k = settings.truncation
-    return Policy(base, scope=settings.scope, switch_sigma=switch_sigma(process, k), coarsest=coarsest_step(process, k))
+def make_policy(
+    base: AbstractDenoiser, process: DenoisingProcess, settings: PolicySettings, tuned: AbstractDenoiser | None = None
+) -> Policy:
+    """Return the policy of a base denoiser, whose tuned denoiser takes over as the settings say.
+
+    ``tuned``: a copy of the base model, perhaps with parts attached (pirf_ray.learning.parameters); by default a plain copy.
+    """
+    k = settings.steps(process.num_steps)
+    first, coarsest = switch_sigma(process, k), coarsest_step(process, k)
+    return Policy(base, tuned=tuned, scope=settings.scope, switch_sigma=first, coarsest=coarsest)
 
 
 def switch_sigma(process: DenoisingProcess, truncation: int) -> float:

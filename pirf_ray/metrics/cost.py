@@ -9,7 +9,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from pirf_ray.diffusion.denoiser import Denoiser
+from pirf_ray.diffusion.denoiser import AbstractDenoiser
 
 GRADIENT_COST = 2.0
 """Cost of a backward pass of the network, in forwards."""
@@ -47,13 +47,15 @@ _active: list["Meter"] = []
 class Meter:
     """Meter of the cost inside its block: ``with Meter() as meter: ...``, then ``meter.cost``.
 
-    It counts every forward pass of a denoiser and every gradient that reaches a denoiser's output. A backward pass counts
-    fully even if it passes only part of the network. Residual gradients count if ``count_residual_gradients`` saw the residual.
+    It counts every forward pass of a denoiser and every gradient that reaches a denoiser's output. A denoiser inside another
+    counts once, as the outer one. A backward pass counts fully even if it passes only part of the network. Residual gradients
+    count if ``count_residual_gradients`` saw the residual.
     """
 
     def __init__(self) -> None:
         self.forwards = self.gradients = self.residual_gradients = 0
         self.seconds = 0.0
+        self._depth = 0
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -68,7 +70,9 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         # Forwards count when they begin. Checkpointing may break off a recomputed forward as soon as it has all activations.
-        self._handles = [register_module_forward_pre_hook(self._begin), register_module_forward_hook(self._end)]
+        # Such a forward ends with an exception, and the hook of its end is called all the same.
+        end = register_module_forward_hook(self._end, always_call=True)
+        self._handles = [register_module_forward_pre_hook(self._begin), end]
         self._started = time.perf_counter()
         _active.append(self)
         return self
@@ -80,11 +84,15 @@ class Meter:
             handle.remove()
 
     def _begin(self, module: torch.nn.Module, inputs: Any) -> None:
-        if isinstance(module, Denoiser):
-            self.forwards += len(inputs[0])
+        if isinstance(module, AbstractDenoiser):
+            self.forwards += len(inputs[0]) if self._depth == 0 else 0
+            self._depth += 1
 
     def _end(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(module, Denoiser) and output.requires_grad:
+        if not isinstance(module, AbstractDenoiser):
+            return
+        self._depth -= 1
+        if self._depth == 0 and output is not None and output.requires_grad:
             output.register_hook(self._count_gradient)
 
     def _count_gradient(self, gradient: torch.Tensor) -> None:

@@ -2,10 +2,12 @@
 
 import torch
 
-from pirf_ray.diffusion.denoiser import Denoiser
+from envs.common.parts import PartSettings
+from pirf_ray.diffusion.denoiser import AbstractDenoiser
+from pirf_ray.diffusion.losses.base import register
 
 
-def denoising_loss(denoiser: Denoiser, y: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def denoising_loss(denoiser: AbstractDenoiser, y: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Return the mean of lambda(s) (D(y + s n; s) - y)^2 over samples and elements, lambda = (s^2 + sd^2) / (s sd)^2.
 
     s is sigma (b,), sd is sigma_data, n is ``noise``. y and n: (b, c, h, w), model units.
@@ -14,3 +16,15 @@ def denoising_loss(denoiser: Denoiser, y: torch.Tensor, sigma: torch.Tensor, noi
     weight = (s**2 + denoiser.sigma_data**2) / (s * denoiser.sigma_data) ** 2
     error: torch.Tensor = denoiser(y + s * noise, sigma) - y
     return (weight * error.square()).mean()
+
+
+@register("denoising")
+class DenoisingLoss:
+    """Denoising score matching with EDM's weights."""
+
+    def __init__(self, settings: PartSettings) -> None:
+        pass
+
+    def __call__(self, denoiser: AbstractDenoiser, y: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Return the loss of ``denoising_loss``."""
+        return denoising_loss(denoiser, y, sigma, noise)

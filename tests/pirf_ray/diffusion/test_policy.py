@@ -5,6 +5,7 @@ import torch
 
 from envs.common.checks import ConfigError
 from envs.denoising import DenoisingProcess
+from envs.numerics.conditions import Condition
 from pirf_ray.diffusion.denoiser import Denoiser
 from pirf_ray.diffusion.policy import Policy, PolicySettings, coarsest_step, make_policy, step_ratios, switch_sigma
 from pirf_ray.diffusion.sampling import finish
@@ -83,6 +84,47 @@ def test_learned_tensors_change_the_tuned_denoiser_only() -> None:
         assert torch.equal(dict(policy.base.network.named_parameters())[name], before[name])
     with pytest.raises(ValueError, match=r"the network has no tensor 'map_layer9\.bias'"):
         policy.load_learned({"map_layer9.bias": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("scope", ["tail", "all"])
+def test_the_base_model_makes_the_step_to_zero_of_a_stochastic_process(scope: str) -> None:
+    """That step has no density. With scope ``tail`` the tuned weights make the K - 1 steps before it."""
+    stochastic = DenoisingProcess(STEPS, "stochastic")
+    policy = make_policy(tiny_denoiser(), stochastic, PolicySettings(truncation=3, scope=scope))
+    makers = [policy.denoisers(stochastic)(sigma) for sigma in stochastic.sigmas[:-1]]
+    assert makers == [policy.base if scope == "tail" else policy.tuned, policy.tuned, policy.tuned, policy.base]
+    assert [policy.denoisers(process())(sigma) for sigma in process().sigmas[:-1]][-1] is policy.tuned
+
+
+class Shifted(Denoiser):
+    """A denoiser that moves the first noise."""
+
+    draws_first_noise = True
+
+    def first_noise(self, noise: torch.Tensor, condition: Condition | None = None) -> torch.Tensor:
+        return noise + (0.0 if condition is None else condition["shift"][:, None, None, None])
+
+
+def test_a_tuned_denoiser_draws_its_own_first_noise_where_it_makes_the_first_step() -> None:
+    """With scope ``tail`` the base model makes the first steps, so they start from the noise itself."""
+    noise, condition = torch.randn(2, 1, RESOLUTION, RESOLUTION), {"shift": torch.tensor([1.0, 2.0])}
+    tuned = Shifted(tiny_denoiser().config, 0.14)
+    for scope, shift in (("all", condition["shift"]), ("tail", torch.zeros(2))):
+        policy = Policy(tiny_denoiser(), tuned=tuned, scope=scope)
+        start = policy.initial(process(), noise, condition)
+        expected = process().sigmas[0] * (noise + shift[:, None, None, None])
+        assert start.step == 0 and torch.equal(start.x, expected)
+
+
+def test_the_condition_reaches_both_denoisers() -> None:
+    seen = []
+    policy, condition = tail(), {"y": torch.zeros(1, 2)}
+    for denoiser in (policy.base, policy.tuned):
+        denoiser.register_forward_hook(lambda module, args, kwargs, _: seen.append(kwargs.get("condition")), with_kwargs=True)
+    start = process().initial(torch.randn(1, 1, RESOLUTION, RESOLUTION))
+    with torch.no_grad():
+        finish(process(), policy.denoisers(process(), condition), start)
+    assert len(seen) == process().num_evaluations and all(given is condition for given in seen)
 
 
 def layout(denoiser: Denoiser) -> set[bool]:
