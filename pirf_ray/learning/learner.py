@@ -1,32 +1,32 @@
-"""The learner: truncated reward backpropagation with weight regularization (Yuan et al. 2025, arXiv 2509.20570). No Ray.
+"""The learner: one update of the policy from a batch of rollouts. No Ray.
 
-    minimize  (1/B) sum_b [ -r(x_0^b) + mu anchor_b ] + lambda sum ||theta - theta_0||^2
+    learnables step -> credit fills advantages -> objective + regularizers -> one flat gradient, summed over ranks -> Adam -> average
 
-over the learning weights theta. r is the reward. The objective makes each sample x_0^b from its prefix, with gradient.
+The objective owns the loss (pirf_ray.learning.objectives). Truncated reward backpropagation with weight regularization (Yuan et
+al. 2025, arXiv 2509.20570) is the objective ``pathwise`` with the regularizer ``l2``.
 """
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from envs.common.checks import not_negative, positive, require
 from envs.denoising import DenoisingProcess
 from envs.pdes import PDE
-from envs.rewards import PhysicsReward
-from pirf_ray.diffusion.denoiser import Denoiser
+from envs.rewards import PhysicsReward, Reward
+from pirf_ray.diffusion.denoiser import AbstractDenoiser
 from pirf_ray.diffusion.ema import Ema
-from pirf_ray.diffusion.policy import Policy, PolicySettings, make_policy
+from pirf_ray.diffusion.policy import Policy, PolicySettings
 from pirf_ray.learning.communicator import Communicator
-from pirf_ray.learning.objectives import find_objective
-from pirf_ray.learning.parameters import layers
-from pirf_ray.learning.parameters.base import ParameterSettings
-from pirf_ray.learning.parameters.low_rank import LowRank
-from pirf_ray.learning.regularizers.base import RegularizationSettings
-from pirf_ray.learning.regularizers.output_anchor import output_anchor
+from pirf_ray.learning.learnables import Learnable, LearnableSteps
+from pirf_ray.learning.losses import Batch, Context, Loss
+from pirf_ray.learning.optimization import GroupedAdam, OptimizerSettings
+from pirf_ray.learning.parameters.attach import ParameterChoice, make_policies
+from pirf_ray.learning.parts import PartChoices, Parts
 from pirf_ray.learning.regularizers.weight_distance import weight_distance
-from pirf_ray.learning.rollouts.prefixes import Prefix, join
+from pirf_ray.learning.rollouts.records import Rollouts, Sample, Trajectory, join
+from pirf_ray.learning.rollouts.sources import LEARNABLE, REFERENCE
 from pirf_ray.learning.updates import TermMetrics, UpdateMetrics
 
 
@@ -35,206 +35,202 @@ class TrainingDiverged(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """Settings of the optimizer and of the moving average."""
-
-    updates: int = 100
-    """Number of updates of the weights in all."""
-    batch: int = 16
-    """Samples per update, over all learner workers."""
-    micro_batch: int = 16
-    """Samples replayed at once. A larger batch accumulates its gradient over micro-batches."""
-    learning_rate: float = 2e-4
-    """Learning rate of Adam. There is no warm-up."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Schedule of the learning rate: constant, or half a cosine down to zero at the last update."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient. A longer gradient is scaled down to this norm."""
-    ema_decay: float = 0.9
-    """Decay per update of the moving average of the learning weights. The averaged weights are evaluated and kept."""
-    max_skipped: int = 10
-    """Largest number of updates that are skipped for a non-finite gradient. One more ends the run."""
-
-    def __post_init__(self) -> None:
-        positive(self, "updates", "batch", "micro_batch", "learning_rate", "clip_norm")
-        require(0 <= self.ema_decay < 1, f"--ema-decay must be in [0, 1), got {self.ema_decay}")
-        not_negative(self, "max_skipped")
-
-
-@dataclass(frozen=True, kw_only=True)
 class LearningSettings:
     """All settings that decide an update."""
 
-    objective: str
-    """Name of the objective."""
+    parts: PartChoices
+    """Objective, credit and regularizers, with their settings."""
     policy: PolicySettings
     """Settings of the policy."""
-    parameters: ParameterSettings
-    """Settings of the learning parameters."""
-    regularization: RegularizationSettings
-    """Settings of the regularizers."""
+    parameters: ParameterChoice
+    """Learning parameters, with their settings."""
     optimizer: OptimizerSettings
     """Settings of the optimizer."""
     seed: int = 0
-    """Seed of the objective's random choices and of the low-rank factors."""
+    """Seed of the random choices of objectives."""
 
 
 class Learner:
-    """Tuned weights with their optimizer and moving average."""
+    """Policies with their optimizer, and whatever learns beside them."""
 
     def __init__(
         self,
         settings: LearningSettings,
-        base: Denoiser,
+        base: AbstractDenoiser,
         *,
         process: DenoisingProcess,
         pde: PDE,
-        reward: PhysicsReward,
+        reward: Reward,
         communicator: Communicator,
         device: torch.device,
     ) -> None:
         self.settings, self.process, self.pde, self.reward = settings, process, pde, reward
         self.communicator, self.device = communicator, device
-        self.policy = make_policy(base, process, settings.policy).to(device)
-        self.parameters = layers.prepare(self.policy.tuned, settings.parameters.levels, settings.parameters.layer_mode)
-        self.reference = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.objective = find_objective(settings.objective)
-        rank = settings.parameters.lora_rank
-        self.low_rank = LowRank(self.parameters, rank, seed=settings.seed) if rank else None
-        stepped = self.low_rank.parameters() if self.low_rank else list(self.parameters.values())
-        self.optimizer = torch.optim.Adam(stepped, lr=settings.optimizer.learning_rate)
-        self.ema = Ema(dict(self.parameters), settings.optimizer.ema_decay)
-        self.averaged = make_policy(self.policy.base, process, settings.policy).to(device)
+        context = Context(process=process, pde=pde, truncation=settings.policy.steps(process.num_steps))
+        self.parts: Parts = settings.parts.make(context)
+        objective = self.parts.objective
+        self.behaviour = objective.behaviour_of(objective.settings)
+        old = self.behaviour == "old"
+        self.policies, groups = make_policies(base, process, settings.policy, settings.parameters, old=old)
+        self.policies.to(device)
+        self.optimizer = GroupedAdam(groups)
+        self.ema = Ema(self.weights(), settings.optimizer.ema_decay)
+        self.learnables: Mapping[str, Learnable] = self.parts.objective.learnables()
+        self.learnable_steps = LearnableSteps(self.learnables, device)
         self.skipped = 0
+        self.floors = {term.name: term.floor for term in reward.terms} if isinstance(reward, PhysicsReward) else {}
+
+    @property
+    def policy(self) -> Policy:
+        """Return the policy that learns."""
+        return self.policies.tuned
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the learning tensors by name, without a copy."""
-        return {name: p.detach() for name, p in self.parameters.items()}
+        return self.policies.learned(self.policies.tuned)
+
+    def published(self) -> dict[str, torch.Tensor]:
+        """Return what the makers of rollouts need: tensors of the behaviour policy, of learnables, of a moved reference."""
+        policies = self.policies
+        tensors = {} if self.behaviour == "base" else policies.learned(self._behaviour())
+        reference = policies.learned(policies.base) if policies.resets else {}
+        return {
+            **tensors,
+            **{f"{REFERENCE}{name}": tensor for name, tensor in reference.items()},
+            **{f"{LEARNABLE}{name}": tensor for name, tensor in self.learnable_steps.tensors().items()},
+        }
+
+    def _behaviour(self) -> Policy:
+        return self.averaged_policy() if self.behaviour == "average" else self.policies.behaviour(self.behaviour)
 
     def averaged_policy(self) -> Policy:
         """Return the policy with the averaged weights. This policy is evaluated, guarded and kept."""
-        self.averaged.load_learned(self.ema.tensors)
-        return self.averaged
+        self.policies.average.load_learned(self.ema.tensors)
+        return self.policies.average
 
-    def update(self, prefixes: list[Prefix]) -> UpdateMetrics:
+    def update(self, rollouts: list[Rollouts]) -> UpdateMetrics:
         """Make one update from this rank's share of the batch. Return its metrics, which are the same on every rank.
 
         An update with a non-finite gradient is skipped and counted. TrainingDiverged after more than ``max_skipped`` of them.
         """
         settings = self.settings.optimizer
-        for parameter in self.parameters.values():  # with low-rank factors, the optimizer has other parameters
-            parameter.grad = None
-        gradient, rows = self._reduce(self._accumulate(prefixes))
-        rate = self.learning_rate()
-        distance = None
+        self.optimizer.clear()
+        batch = Batch(rollouts=join(rollouts, self.device), key=(self.settings.seed, self.ema.updates))
+        beside = self.learnable_steps.step(batch, self.communicator)
+        names, rows = self._accumulate(self._with_advantages(batch))
+        gradient, rows = self._reduce(rows)
+        rate, distance = settings.rate(self.ema.updates), None
         if torch.isfinite(gradient).all():
-            self._apply(gradient, settings.clip_norm)
-            distance = weight_distance(self.weights(), self.reference).sqrt().item()
+            self.optimizer.step(gradient, rate=rate, clip_norm=settings.clip_norm)
+            self.ema.update(self.weights())
+            self.parts.advance(self.policies, self.ema.updates)
+            distance = weight_distance(self.weights(), self.policies.start).sqrt().item()
         else:
             self.skipped += 1
             if self.skipped > settings.max_skipped:
                 raise TrainingDiverged(f"{self.skipped} updates had a non-finite gradient, allowed are {settings.max_skipped}")
-        return self._metrics(rows, gradient, rate, distance)
+        return self._metrics(names, rows, gradient.norm().item(), rate, distance, beside)
 
-    def _accumulate(self, prefixes: list[Prefix]) -> torch.Tensor:
-        """Backpropagate this rank's samples. Return the rows reward, anchor and each term's violation, a column per prefix."""
-        joined, size = join(prefixes, self.device), self.settings.optimizer.micro_batch
-        parts = [joined.select(slice(start, start + size)) for start in range(0, len(joined.x), size)]
-        return torch.cat([self._backpropagate(part) for part in parts], dim=1)
+    def _with_advantages(self, batch: Batch) -> Batch:
+        with torch.no_grad():
+            advantages = self.parts.credit.advantages(batch)
+        return Batch(rollouts=batch.rollouts, key=batch.key, advantages=advantages)
 
-    def _backpropagate(self, prefix: Prefix) -> torch.Tensor:
-        """Return the rows of one micro-batch, as means over the samples that the objective makes of each prefix."""
-        seed, update = self.settings.seed, self.ema.updates
-        made = self.objective.samples(self.process, self.policy, prefix, seed=seed, update=update)
-        share = 1 / (self.settings.optimizer.batch * len(made))
+    def _accumulate(self, batch: Batch) -> tuple[list[tuple[str, str]], torch.Tensor]:
+        """Backpropagate this rank's samples. Return (kind, name) of each row of numbers, and the rows (rows, samples)."""
+        size = self.settings.optimizer.micro_batch
+        micros = [batch.select(slice(start, start + size)) for start in range(0, len(batch), size)]
+        names: list[tuple[str, str]] = []
         rows = []
-        loss = torch.zeros((), device=self.device)
-        for x in made:
-            out = self.reward(self.pde.normalizer.to_physical(x))
-            anchor = self._anchor(x, prefix)
-            loss = loss + share * (self.settings.regularization.anchor * anchor - out.reward).sum()
-            rows.append(torch.stack([out.reward, anchor, *out.violations.values()]).detach())
-        loss.backward()  # type: ignore[no-untyped-call]
-        return torch.stack(rows).mean(0)
+        for micro in micros:
+            numbers = self._backpropagate(micro)
+            names = list(numbers)
+            rows.append(torch.stack([numbers[name].to(torch.float32) for name in names]))
+        return names, torch.cat(rows, dim=1)
 
-    def _anchor(self, x: torch.Tensor, prefix: Prefix) -> torch.Tensor:
-        settings = self.settings.regularization
-        if not settings.anchor:
-            return x.new_zeros(len(x))
-        if prefix.base_output is None:
-            raise ValueError("the output anchor needs the base model's output of each prefix")
-        return output_anchor(x, prefix.base_output, self.pde.input_channels, settings.anchor_inputs)
+    def _backpropagate(self, batch: Batch) -> dict[tuple[str, str], torch.Tensor]:
+        """Return the numbers (b,) of one micro-batch by kind and name, after its backward pass."""
+        objective = self.parts.objective
+        loss = objective.loss(batch, self.policies, self.reward)
+        for regularizer in self.parts.regularizers:
+            loss = loss.plus(regularizer.penalty(batch, self.policies, loss))
+        (loss.value * (len(batch) / self.settings.optimizer.batch)).backward()  # type: ignore[no-untyped-call]
+        return self._numbers(batch, loss)
+
+    def _numbers(self, batch: Batch, loss: Loss) -> dict[tuple[str, str], torch.Tensor]:
+        named = dict(loss.metrics)
+        violations, parts = dict(loss.violations), {}
+        rollouts = batch.rollouts
+        if isinstance(rollouts, Sample | Trajectory):
+            over_leaves = rollouts.reward.ndim == 2
+            named["reward"] = rollouts.reward.mean(0) if over_leaves else rollouts.reward
+            for name, value in rollouts.parts.items():
+                known = name in self.pde.operators or name in self.pde.conditions
+                (violations if known else parts)[name] = value.mean(0) if over_leaves else value
+        return {
+            **{("named", name): value.detach() for name, value in named.items()},
+            **{("part", name): value.detach() for name, value in parts.items()},
+            **{("violation", name): value.detach() for name, value in violations.items()},
+        }
 
     def _reduce(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the batch's flat gradient, with the L2 term added once, and the rows of all ranks side by side."""
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
-        flat = torch.cat([g.flatten() for g in grads])
+        """Return the batch's flat gradient, and the rows of all ranks side by side: one sum over the ranks."""
+        flat = self.optimizer.flat_gradient()
         gathered = rows.new_zeros((rows.shape[0], self.communicator.world, rows.shape[1]))
         gathered[:, self.communicator.rank] = rows
-        total = self.communicator.sum(torch.cat([flat, gathered.flatten()]))
-        gradient, gathered = total[: len(flat)], total[len(flat) :].reshape(rows.shape[0], -1)
-        strength = self.settings.regularization.l2
-        if strength:
-            change = [(p.detach() - self.reference[name]).flatten() for name, p in self.parameters.items()]
-            gradient = gradient + 2 * strength * torch.cat(change)
-        return gradient, gathered
+        total = self.communicator.sum(torch.cat([flat, gathered.flatten().to(flat)]))
+        return total[: len(flat)], total[len(flat) :].reshape(rows.shape[0], -1)
 
-    def _apply(self, gradient: torch.Tensor, clip_norm: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        gradient = gradient * min(1.0, clip_norm / max(gradient.norm().item(), 1e-12))
-        offset = 0
-        for parameter in self.parameters.values():
-            parameter.grad = gradient[offset : offset + parameter.numel()].reshape(parameter.shape)
-            offset += parameter.numel()
-        if self.low_rank:
-            self.low_rank.pull_back()
-        self.optimizer.step()
-        if self.low_rank:
-            self.low_rank.write()
-        self.ema.update(self.weights())
-
-    def learning_rate(self) -> float:
-        """Return the learning rate of the next update."""
-        settings = self.settings.optimizer
-        if settings.schedule == "constant":
-            return settings.learning_rate
-        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * self.ema.updates / settings.updates))
-
-    def _metrics(self, rows: torch.Tensor, gradient: torch.Tensor, rate: float, distance: float | None) -> UpdateMetrics:
-        rows = rows.double()
-        terms = {}
-        for term, violation in zip(self.reward.terms, rows[2:], strict=True):
-            mean, is_residual = violation.mean().item(), term.name in self.pde.operators
-            terms[term.name] = TermMetrics(
-                is_residual=is_residual,
-                mean=mean,
-                median=violation.median().item(),
-                over_floor=mean / max(term.floor, 1e-300) if is_residual else None,
-            )
+    def _metrics(
+        self,
+        names: list[tuple[str, str]],
+        rows: torch.Tensor,
+        grad_norm: float,
+        rate: float,
+        distance: float | None,
+        beside: dict[str, float],
+    ) -> UpdateMetrics:
+        means = {name: row.mean().item() for name, row in zip(names, rows.double(), strict=True)}
+        named = {name: value for (kind, name), value in means.items() if kind == "named"}
+        if "reward" not in named:
+            raise ValueError(f"the objective {self.settings.parts.objective} must name the number 'reward', got {sorted(named)}")
+        terms = {
+            name: self._term(name, row) for (kind, name), row in zip(names, rows.double(), strict=True) if kind == "violation"
+        }
         return UpdateMetrics(
-            reward=rows[0].mean().item(),
-            anchor=rows[1].mean().item(),
-            grad_norm=gradient.norm().item(),
+            reward=named.pop("reward"),
+            grad_norm=grad_norm,
             learning_rate=rate,
             skipped=self.skipped,
             weight_distance=distance,
+            named=named | beside,
+            parts={name: value for (kind, name), value in means.items() if kind == "part"},
             terms=terms,
         )
 
+    def _term(self, name: str, violation: torch.Tensor) -> TermMetrics:
+        mean, is_residual = violation.mean().item(), name in self.pde.operators
+        over = mean / max(self.floors[name], 1e-300) if is_residual and name in self.floors else None
+        return TermMetrics(is_residual=is_residual, mean=mean, median=violation.median().item(), over_floor=over)
+
     def state(self) -> dict[str, Any]:
-        """Return the state of the optimizer and the counters, as tensors and plain containers."""
-        counters = {"ema_updates": self.ema.updates, "skipped": self.skipped}
-        factors = {"low_rank": self.low_rank.state()} if self.low_rank else {}
-        return {"optimizer": self.optimizer.state_dict(), **counters, **factors}
+        """Return what a checkpoint needs beside the weights and their average, as tensors and plain containers."""
+        return {
+            "optimizer": self.optimizer.state(),
+            "ema_updates": self.ema.updates,
+            "skipped": self.skipped,
+            "policies": self.policies.state(),
+            "resets": self.policies.resets,
+            "learnables": self.learnable_steps.state(),
+        }
 
     def load(self, model: dict[str, torch.Tensor], ema: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Continue from a checkpoint's learning tensors, their averages and ``state()``. ValueError if the names differ."""
-        if model.keys() != self.parameters.keys():
-            raise ValueError("the checkpoint has other learning tensors than this run: other --levels or another network")
-        self.policy.load_learned(model)
-        if self.low_rank:
-            self.low_rank.load(state["low_rank"])
+        if model.keys() != self.weights().keys():
+            raise ValueError("the checkpoint has other learning tensors than this run: other --parameters or another network")
+        self.policies.tuned.load_learned(model)
         self.ema.load(ema, state["ema_updates"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load(state["optimizer"])
+        self.policies.load(state.get("policies", {}), state.get("resets", 0))
+        self.learnable_steps.load(state.get("learnables", {}))
         self.skipped = state["skipped"]

@@ -3,6 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+NAMED = "learner/"
+"""Group of the numbers that objectives and regularizers name."""
+OWN = ("learner/grad_norm", "learner/learning_rate", "learner/skipped")
+"""Numbers of the group that the learner itself has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TermMetrics:
@@ -24,8 +29,6 @@ class UpdateMetrics:
 
     reward: float
     """Mean reward."""
-    anchor: float
-    """Mean output anchor."""
     grad_norm: float
     """Norm of the gradient before clipping."""
     learning_rate: float
@@ -34,14 +37,19 @@ class UpdateMetrics:
     """Number of updates skipped so far for a non-finite gradient."""
     weight_distance: float | None
     """L2 distance of the learning weights from the pretrained weights. None for a skipped update."""
+    named: dict[str, float] = field(default_factory=dict)
+    """Means of the numbers that the objective, the regularizers and the learnables name."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Means of the parts of the reward by name."""
     terms: dict[str, TermMetrics] = field(default_factory=dict)
-    """Metrics of the reward terms by name."""
+    """Metrics of the reward's violations by name."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers by their names in metrics.jsonl: ``reward/ residual/ condition/ learner/ weights/``."""
         record: dict[str, Any] = {
             "reward/mean": self.reward,
-            "learner/anchor": self.anchor,
+            **{f"reward/{name}": value for name, value in self.parts.items()},
+            **{f"{NAMED}{name}": value for name, value in self.named.items()},
             "learner/grad_norm": self.grad_norm,
             "learner/learning_rate": self.learning_rate,
         }
@@ -71,10 +79,11 @@ class UpdateMetrics:
                 )
         return cls(
             reward=record["reward/mean"],
-            anchor=record["learner/anchor"],
             grad_norm=record["learner/grad_norm"],
             learning_rate=record["learner/learning_rate"],
             skipped=int(record["learner/skipped"]),
             weight_distance=record.get("weights/distance"),
+            named={k.removeprefix(NAMED): v for k, v in record.items() if k.startswith(NAMED) and k not in OWN},
+            parts={k.removeprefix("reward/"): v for k, v in record.items() if k.startswith("reward/") and k != "reward/mean"},
             terms=terms,
         )

@@ -51,7 +51,7 @@ def test_an_episode_of_the_vector_environment(name: str, resolved: dict[str, tup
     .05 at a time, against .26 of the noise; the other floors are smaller still.
     """
     pde, data = resolved[name]
-    env = gymnasium.make_vec(f"envs:{name}", num_envs=3, resolution=32, num_steps=3, **pde.parameters)
+    env = gymnasium.make_vec(f"envs:{name}", num_envs=3, resolution=32, num_steps=3, tensors=True, **pde.parameters)
     assert env.single_observation_space["x"].shape == pde.shape
     env.reset(seed=0)
     target = pde.normalizer.to_model(data).float()
@@ -59,7 +59,7 @@ def test_an_episode_of_the_vector_environment(name: str, resolved: dict[str, tup
         _, reward, terminated, _, info = env.step(target)
     assert terminated.all()
     residual = pde.residual(info["fields"], "consistent")
-    torch.testing.assert_close(-reward, residual.clamp_min(env.unwrapped._episode.reward.terms[0].floor))
+    torch.testing.assert_close(-reward, residual.clamp_min(env.reward.terms[0].floor))
     noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
     white = pde.residual(pde.normalizer.to_physical(target + 1e-3 * noise), "consistent")
     assert float(residual.mean()) < float(white.mean()) / 3
@@ -141,7 +141,7 @@ def test_augmentation_draws_from_the_given_generator_only(name: str, exact: dict
 
 def test_parameters_are_arguments_of_the_environment() -> None:
     env = gymnasium.make("envs:Kolmogorov-v0", resolution=8, reynolds=40.0)
-    assert env.unwrapped._episode.pde.parameters == {"reynolds": 40.0}
+    assert env.unwrapped.parameters == {"reynolds": 40.0}
     assert make_pde("Kolmogorov-v0", 8).parameters == {"reynolds": 1000.0}
     assert make_pde("Kolmogorov-v0", 8) == make_pde("Kolmogorov-v0", 8, reynolds=1000)
     assert make_pde("Kolmogorov-v0", 8) != make_pde("Kolmogorov-v0", 8, reynolds=40)

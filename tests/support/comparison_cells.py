@@ -1,24 +1,33 @@
 """A benchmark for tests: made-up cells whose metrics are known, a made-up method, and jobs that run in this process."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
-from envs.common.search import Range, Spec
+from envs.common.parts import PartSettings
+from envs.common.search import Range
+from envs.numerics.conditions import Condition
+from envs.rewards.base import Reward
 from pirf_ray.comparison.cells import Cell, EvaluationCell, PDENames, Spectra, TrainingCell, TrialCell, TrialMetrics
 from pirf_ray.comparison.chains import Chain
 from pirf_ray.comparison.directory import BenchmarkDirectory
 from pirf_ray.comparison.jobs import Job, JobResult, run_job
 from pirf_ray.comparison.plan import EvaluationGrid, Plan, small, smoke
 from pirf_ray.comparison.summaries import Header
-from pirf_ray.diffusion.sampling import Sampler
+from pirf_ray.diffusion.denoiser import AbstractDenoiser
+from pirf_ray.diffusion.policies import Policies
 from pirf_ray.learning.learner import TrainingDiverged
-from pirf_ray.methods import METHODS, Method, Problem, Settings, Weights
+from pirf_ray.learning.losses import Batch, Loss
+from pirf_ray.learning.objectives import OBJECTIVES, Objective
+from pirf_ray.learning.parameters import PARAMETERS, Group
+from pirf_ray.methods import METHODS, Recipe
 from pirf_ray.metrics.cost import Cost
 from pirf_ray.metrics.results import Estimate, FidelityMetrics, ResidualMetrics, SetMetrics
+from registries import restored
 from tiny_models import RESOLUTION
 
 # --- made-up cells ---
@@ -146,30 +155,101 @@ def header(envs: Sequence[str], methods: Sequence[str], num_steps: Sequence[int]
 
 # --- jobs in this process ---
 
-PLAN = replace(smoke(), resolution=RESOLUTION, samples=4, real=8, training=8, validation=4, train_steps=3, trials=3)
+PLAN = replace(
+    smoke(),
+    resolution=RESOLUTION,
+    samples=4,
+    real=8,
+    training=8,
+    validation=4,
+    train_steps=3,
+    trials=3,
+    trial_budget=6,
+    budget=8,
+)
+"""Sizes of seconds. An update of the tilt costs 2, so a trial has 3 updates and a training 4."""
 GRID = EvaluationGrid(num_steps=(2, 3), repeated=("tilt",), repeated_steps=(3,), seeds=2)
 TOO_STEEP = 0.25
-"""Setting of the tilt with which its training diverges."""
+"""Learning rate with which the training of the tilt diverges."""
+TILT = Recipe(
+    name="tilt",
+    title="tilt",
+    paper="the tests",
+    settings={
+        "objective": "tilt",
+        "maker": "data",
+        "data_fields": 2,
+        "parameters": "tilt",
+        "regularizers": (),
+        "scope": "all",
+        "strategy": "fresh",
+        "batch": 2,
+        "micro_batch": 2,
+        "chunk": 2,
+        "workers": 1,
+        "ema_decay": 0.0,
+        "guard": "off",
+        "learning_rate": 0.5,
+    },
+    search={"learning_rate": Range(0.05, 1.0, log=False)},
+)
+"""A method that learns one number, which is added to the base model's predictions: next to no work.
+
+Adam's steps on a constant slope are the learning rate. So the number is the rate times the updates, negative for seed 1.
+"""
 
 
-class Tilt(Method):
-    """A method that adds a learned number to the base model's samples: known metrics for next to no work."""
+class Tilted(AbstractDenoiser):
+    """A denoiser whose predictions are shifted by a hundredth of a learned number."""
 
-    name, title, source, trains = "tilt", "tilt", "the tests", True
+    def __init__(self, inner: AbstractDenoiser) -> None:
+        super().__init__()
+        self.inner, self.sigma_data = inner.requires_grad_(False), inner.sigma_data
+        self.shift = torch.nn.Parameter(torch.zeros(1))
 
-    def defaults(self, problem: Problem) -> Settings:
-        return {"shift": 0.5}
+    def tensors(self) -> dict[str, torch.nn.Parameter]:
+        return {"shift": self.shift}
 
-    def search(self, problem: Problem) -> Mapping[str, Spec]:
-        return {"shift": Range(0.0, 1.0, log=False)}
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | float, condition: Condition | None = None) -> torch.Tensor:
+        return self.inner(x, sigma) + 0.01 * self.shift
 
-    def train(self, problem: Problem, settings: Settings, *, budget: float, seed: int) -> Weights:
-        if settings["shift"] == TOO_STEEP:
+
+class TiltParameters:
+    """The learned number alone."""
+
+    def __init__(self, settings: PartSettings) -> None: ...
+
+    def attach(self, denoiser: AbstractDenoiser) -> tuple[AbstractDenoiser, list[Group]]:
+        tilted = Tilted(denoiser)
+        return tilted, [Group(parameters=tilted.tensors())]
+
+
+class TiltObjective(Objective):
+    """Raises the learned number with seed 0, lowers it with seed 1."""
+
+    makers, behaviour, needs_gradient = ("data",), "base", False
+
+    def loss(self, batch: Batch, policies: Policies, reward: Reward) -> Loss:
+        with torch.no_grad():
+            policies.base.base(batch.rollouts.x, 1.0)
+        shift = policies.tuned.tuned.tensors()["shift"].sum()
+        return Loss(value=-shift if batch.key[0] == 0 else shift)
+
+    def cost(self, batch: Batch) -> Cost:
+        return Cost(network_forwards=len(batch))
+
+    def advance(self, policies: Policies, update: int) -> None:
+        if update == 1 and abs(policies.tuned.tuned.tensors()["shift"].abs().item() - TOO_STEEP) < 1e-6:
             raise TrainingDiverged("too steep")
-        return {"shift": torch.tensor([settings["shift"] + seed])}
 
-    def sampler(self, problem: Problem, settings: Settings, weights: Weights) -> Sampler:
-        return lambda process, noise: METHODS["base"].sampler(problem, {}, {})(process, noise) + weights["shift"]
+
+def register_tilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the made-up method and its parts until the test ends."""
+    for registry in (OBJECTIVES, PARAMETERS, METHODS):
+        restored(registry, monkeypatch)
+    OBJECTIVES.register("tilt")(TiltObjective)
+    PARAMETERS.register("tilt")(TiltParameters)
+    METHODS.add("tilt", TILT, owner=__name__)
 
 
 @contextmanager

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 
 from envs.pdes import PDE
+from envs.rewards import Reward
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import ModelInfo
-from pirf_ray.diffusion.denoiser import Denoiser
+from pirf_ray.diffusion.denoiser import AbstractDenoiser, Denoiser
 from pirf_ray.diffusion.networks import NetworkConfig
-from pirf_ray.diffusion.policy import Policy, make_policy
+from pirf_ray.diffusion.policy import Policy
 from pirf_ray.learning.communicator import Communicator, SingleProcess
 from pirf_ray.learning.learner import Learner
-from pirf_ray.learning.rollouts.sources import LocalSource, PrefixMaker
+from pirf_ray.learning.parameters.attach import tuned_policy
+from pirf_ray.learning.rollouts.sources import LocalSource, RolloutWorker
 from pirf_ray.training.finetuning import FineTuning, local_tuning
 from pirf_ray.training.runs import RunDirectory
 from pirf_ray.training.settings import TrainConfig
@@ -73,7 +75,7 @@ def tiny_denoiser(*, dtype: torch.dtype = torch.float32, seed: int = 0, sigma_da
 
 def tiny_config(**settings: Any) -> TrainConfig:
     """Seconds of work; any setting by the name of its flag."""
-    return TrainConfig().with_settings(**{**TINY, **settings})
+    return TrainConfig().with_settings(**TINY).with_settings(**settings)
 
 
 def tiny_info() -> ModelInfo:
@@ -81,30 +83,39 @@ def tiny_info() -> ModelInfo:
 
 
 def tiny_policy(config: TrainConfig, base: Denoiser | None = None) -> Policy:
-    return make_policy(base or tiny_denoiser(), config.process, config.policy)
+    return tuned_policy(base or tiny_denoiser(), config.process, config.policy, config.learning_parameters)
 
 
-def tiny_learner(config: TrainConfig, communicator: Communicator | None = None, base: Denoiser | None = None) -> Learner:
+def tiny_learner(
+    config: TrainConfig,
+    communicator: Communicator | None = None,
+    base: AbstractDenoiser | None = None,
+    reward: Reward | None = None,
+) -> Learner:
     pde = tiny_info().pde()
     return Learner(
         config.learning,
         base or tiny_denoiser(),
         process=config.process,
         pde=pde,
-        reward=config.reward.make(pde),
+        reward=reward or config.make_reward(pde),
         communicator=communicator or SingleProcess(),
         device=CPU,
     )
 
 
-def tiny_source(config: TrainConfig, base: Denoiser | None = None) -> LocalSource:
-    maker = PrefixMaker(config.prefix_task({}), tiny_policy(config, base))
-    return LocalSource(config.plan(), maker, staleness=config.rollout.staleness)
+def tiny_worker(config: TrainConfig, base: AbstractDenoiser | None = None, reward: Reward | None = None) -> RolloutWorker:
+    return RolloutWorker(config.rollout_task({}), base or tiny_denoiser(), reward=reward)
 
 
-def tiny_tuning(config: TrainConfig, run: RunDirectory | None = None) -> FineTuning:
+def tiny_source(config: TrainConfig, base: AbstractDenoiser | None = None, reward: Reward | None = None) -> LocalSource:
+    worker = tiny_worker(config, base, reward)
+    return LocalSource(config.plan(), worker, fixed=config.fixed_rollouts, staleness=config.rollout.staleness)
+
+
+def tiny_tuning(config: TrainConfig, run: RunDirectory | None = None, reward: Reward | None = None) -> FineTuning:
     """A fine-tuning of the run's base model, or of the tiny denoiser, in this process."""
-    return local_tuning(config, tiny_info(), run.load_base()[1] if run else tiny_denoiser(), run=run)
+    return local_tuning(config, tiny_info(), run.load_base()[1] if run else tiny_denoiser(), run=run, reward=reward)
 
 
 def start_run(path: Path, config: TrainConfig) -> RunDirectory:

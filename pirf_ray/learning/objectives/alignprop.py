@@ -3,39 +3,51 @@
     k ~ uniform {1, ..., K} per update,  x_0 = the last k steps with gradient after K - k steps without gradient
 
 A checkpointed evaluation keeps only its input and is computed again in the backward pass. The paper learns low-rank factors
-(``--lora-rank``).
+(``--parameters low-rank``).
 """
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from envs.denoising import DenoisingProcess, State
+from envs.denoising import Denoise
 from envs.numerics import seeding
-from pirf_ray.diffusion.policy import Policy
-from pirf_ray.diffusion.sampling import Denoise, advance, finish
-from pirf_ray.learning.objectives.base import FORWARD, WITH_GRADIENT, register
-from pirf_ray.learning.rollouts.prefixes import Prefix
+from envs.rewards.base import Reward
+from pirf_ray.diffusion.policies import Policies
+from pirf_ray.diffusion.sampling import advance, finish
+from pirf_ray.learning.losses import Batch, Loss
+from pirf_ray.learning.objectives.base import Objective, register
+from pirf_ray.learning.objectives.rewarded import prefix_of, reward_loss
+from pirf_ray.metrics.cost import Cost
 
 
 @register("alignprop")
-class AlignProp:
-    """Objective that backpropagates through the last k steps, k random and at most the truncation K."""
+class AlignProp(Objective):
+    """Reward gradient through a random number of last steps, at most K, with checkpointing."""
 
-    def samples(self, process: DenoisingProcess, policy: Policy, prefix: Prefix, *, seed: int, update: int) -> list[torch.Tensor]:
-        """Return one sample of each prefix. ``seed`` and ``update`` decide k."""
-        longest = process.num_steps - prefix.step
-        steps = int(seeding.generator(seed, "alignprop", update).integers(1, longest + 1))
-        denoiser_from = policy.denoisers(process)
+    makers = ("prefixes",)
+    needs_gradient = True
+    deterministic = True
+
+    def loss(self, batch: Batch, policies: Policies, reward: Reward) -> Loss:
+        """Return minus the reward of the samples. The key decides k."""
+        process, prefix = self.context.process, prefix_of(batch)
+        denoiser_from = policies.tuned.denoisers(process, prefix.condition)
         with torch.no_grad():
-            start = advance(process, denoiser_from, State(x=prefix.x, step=prefix.step), process.num_steps - steps)
-        return [finish(process, lambda sigma: _recomputed(denoiser_from(sigma)), start)]
+            start = advance(process, denoiser_from, prefix.state, process.num_steps - self._steps(batch))
+        x = finish(process, lambda sigma: _recomputed(denoiser_from(sigma)), start)
+        return reward_loss(self.context, batch, reward, [x])
 
-    def cost(self, process: DenoisingProcess, truncation: int) -> float:
-        """Return the mean cost over k. A checkpointed evaluation costs one more forward."""
-        whole = process.evaluations_from(process.num_steps - truncation)
-        with_gradient = [process.evaluations_from(process.num_steps - k) for k in range(1, truncation + 1)]
-        costs = [FORWARD * (whole - g) + (WITH_GRADIENT + FORWARD) * g for g in with_gradient]
-        return sum(costs) / len(costs)
+    def _steps(self, batch: Batch) -> int:
+        """Return k of the update."""
+        longest = self.context.process.num_steps - prefix_of(batch).step
+        return int(seeding.generator(batch.key[0], "alignprop", batch.key[1]).integers(1, longest + 1))
+
+    def cost(self, batch: Batch) -> Cost:
+        """Return the evaluations of the batch's k. A checkpointed evaluation costs one more forward."""
+        process = self.context.process
+        whole = process.evaluations_from(prefix_of(batch).step)
+        graded = process.evaluations_from(process.num_steps - self._steps(batch))
+        return Cost(network_forwards=(whole + graded) * len(batch), network_gradients=graded * len(batch))
 
 
 def _recomputed(denoiser: Denoise) -> Denoise:

@@ -1,41 +1,81 @@
-"""The objective seam: an objective makes finished samples with gradient from prefixes; the learner raises their mean reward.
+"""The objective seam: from a batch of rollouts to a loss. An objective is made with (settings, context).
 
-Objectives backpropagate the reward through some of the sampler's last evaluations, and differ in which evaluations. Reward,
-regularizers and optimizer belong to the learner. An objective of your own is a class with the decorator ``register``. Name it
-with ``--objective module:name``.
+>>> import torch
+>>> from pirf_ray.learning.rollouts import replay
+>>> class Replayed(Objective):
+...     "Minus the reward of the replayed last K steps."
+...     makers, needs_gradient = ("prefixes",), True
+...     def loss(self, batch, policies, reward):
+...         x = replay(self.context.process, policies.tuned, batch.rollouts)
+...         r = self.context.reward(reward, x).reward
+...         return Loss(value=-r.mean(), metrics={"reward": r.detach()}, samples=[x])
+...     def cost(self, batch):
+...         evaluations = self.context.process.evaluations_from(batch.rollouts.step)
+...         return Cost(network_forwards=evaluations * len(batch), network_gradients=evaluations * len(batch))
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
-import torch
-
-from envs.common.registry import Registry
-from envs.denoising import DenoisingProcess
-from pirf_ray.diffusion.policy import Policy
-from pirf_ray.learning.rollouts.prefixes import Prefix
-
-FORWARD, WITH_GRADIENT = 1.0, 3.0
-"""Cost of a network evaluation without gradient, and with its backward pass (about two forwards), in network forwards."""
+from envs.common.parts import PartRegistry, PartSettings
+from envs.rewards.base import Reward
+from pirf_ray.diffusion.policies import Behaviour, Policies
+from pirf_ray.learning.learnables import Learnable
+from pirf_ray.learning.losses import Batch, Context, Loss
+from pirf_ray.metrics.cost import Cost
 
 
 class Objective(Protocol):
-    """Way from a prefix, the state at the start of step N-K, to the samples that are rewarded."""
+    """Mathematics of one update. Subclasses inherit the defaults below."""
 
-    def samples(
-        self, process: DenoisingProcess, policy: Policy, prefix: Prefix, *, seed: int, update: int
-    ) -> Sequence[torch.Tensor]:
-        """Return one or more batches of finished samples (b, c, h, w), model units, on the autograd graph.
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("context", "settings")
+    Settings: ClassVar[type[PartSettings]] = PartSettings
+    makers: ClassVar[tuple[str, ...]]
+    """Makers whose rollouts it can use. The first is the default."""
+    credit: ClassVar[str] = "none"
+    """Credit that fills the advantages, unless the user names another."""
+    behaviour: ClassVar[Behaviour] = "tuned"
+    """Policy that makes the rollouts, unless settings decide (``behaviour_of``)."""
+    min_group: ClassVar[int] = 1
+    """Smallest group that it can compare."""
+    needs_gradient: ClassVar[bool]
+    """Whether it differentiates the reward."""
+    coupled: bool = False
+    """Whether its loss needs all samples of a group in one micro-batch. Settings may decide."""
+    stochastic: ClassVar[bool] = False
+    """Whether it needs a process whose steps have a log density."""
+    deterministic: ClassVar[bool] = False
+    """Whether it needs a process without noise."""
 
-        Random choices are functions of (seed, update) and of the sample ids, so they are the same for every number of ranks.
-        """
+    settings: Any
+    """Settings of the class ``Settings``."""
+    context: Context
+    """What it knows of the training."""
+
+    def __init__(self, settings: Any, context: Context) -> None:
+        self.settings, self.context = settings, context
+
+    @classmethod
+    def behaviour_of(cls, settings: Any) -> Behaviour:
+        """Return the policy that makes the rollouts with these settings."""
+        return cls.behaviour
+
+    def loss(self, batch: Batch, policies: Policies, reward: Reward) -> Loss:
+        """Return the loss of a micro-batch, as a mean over its samples."""
         ...
 
-    def cost(self, process: DenoisingProcess, truncation: int) -> float:
-        """Return the mean cost of ``samples`` and its backward pass per prefix, in network forwards."""
+    def cost(self, batch: Batch) -> Cost:
+        """Return the network evaluations of ``loss`` and its backward pass, for this very batch."""
         ...
 
+    def learnables(self) -> Mapping[str, Learnable]:
+        """Return the parts that learn beside the policy, by name. Called once."""
+        return {}
 
-OBJECTIVES: Registry[Objective] = Registry("objective", make=lambda cls: cls())
+    def advance(self, policies: Policies, update: int) -> None:
+        """Follow an update of the weights on every rank: move the old policy, or do nothing."""
+
+
+OBJECTIVES: PartRegistry[Objective] = PartRegistry("objective", Objective)
+"""Objectives by name."""
 register = OBJECTIVES.register
-find_objective = OBJECTIVES.find

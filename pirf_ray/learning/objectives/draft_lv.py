@@ -6,37 +6,48 @@ The re-noised samples have the law of the last state. So one prefix gives n grad
 the variance.
 """
 
-import torch
-
-from envs.denoising import DenoisingProcess
+from envs.common.checks import require
+from envs.common.parts import PartSettings
 from envs.numerics import seeding
-from pirf_ray.diffusion.policy import Policy
-from pirf_ray.learning.objectives.base import WITH_GRADIENT, register
-from pirf_ray.learning.rollouts.prefixes import Prefix, replay
+from envs.rewards.base import Reward
+from pirf_ray.diffusion.policies import Policies
+from pirf_ray.learning.losses import Batch, Context, Loss
+from pirf_ray.learning.objectives.base import Objective, register
+from pirf_ray.learning.objectives.rewarded import prefix_of, reward_loss
+from pirf_ray.learning.rollouts.prefixes import replay
+from pirf_ray.metrics.cost import Cost
 
 REPEATS = 2
 """n, the number of samples per prefix, as in the paper's experiments."""
 
 
 @register("draft-lv")
-class DraftLV:
-    """Objective with n evaluations with gradient, all at the last sigma. It needs the truncation K = 1."""
+class DraftLV(Objective):
+    """Reward gradient of the last evaluation alone, from several noises. It needs K = 1."""
 
-    def samples(self, process: DenoisingProcess, policy: Policy, prefix: Prefix, *, seed: int, update: int) -> list[torch.Tensor]:
-        """Return n samples of each prefix. ``seed``, ``update`` and the sample ids decide the noise. ValueError unless K = 1."""
-        last = process.num_steps - 1
-        if prefix.step != last:
-            raise ValueError(
-                f"draft-lv differentiates the last step only: truncation must be 1, got {process.num_steps - prefix.step}"
-            )
-        sigma = process.sigmas[last]
-        first = replay(process, policy, prefix.x, last)
+    makers = ("prefixes",)
+    needs_gradient = True
+
+    def __init__(self, settings: PartSettings, context: Context) -> None:
+        """Take the context. ConfigError unless K = 1."""
+        super().__init__(settings, context)
+        require(
+            context.truncation == 1,
+            f"--objective draft-lv differentiates the last step only: --truncation must be 1, got {context.truncation}",
+        )
+
+    def loss(self, batch: Batch, policies: Policies, reward: Reward) -> Loss:
+        """Return minus the reward of n samples per prefix. The key and the sample ids decide the noise."""
+        process, prefix = self.context.process, prefix_of(batch)
+        sigma = process.sigmas[prefix.step]
+        denoiser = policies.tuned.denoisers(process, prefix.condition)(sigma)
+        first = replay(process, policies.tuned, prefix)
         made = [first]
         for repeat in range(1, REPEATS):
-            noise = seeding.normal(seed, f"draft-lv {update} {repeat}", prefix.sample_ids, tuple(first.shape[1:]))
-            made.append(replay(process, policy, first.detach() + sigma * noise.to(first), last))
-        return made
+            noise = seeding.normal(batch.key[0], f"draft-lv {batch.key[1]} {repeat}", prefix.sample_ids, tuple(first.shape[1:]))
+            made.append(denoiser(first.detach() + sigma * noise.to(first), sigma))
+        return reward_loss(self.context, batch, reward, made)
 
-    def cost(self, process: DenoisingProcess, truncation: int) -> float:
-        """Return the cost of n evaluations with gradient."""
-        return WITH_GRADIENT * REPEATS
+    def cost(self, batch: Batch) -> Cost:
+        """Return the n evaluations, all with gradient."""
+        return Cost(network_forwards=REPEATS * len(batch), network_gradients=REPEATS * len(batch))

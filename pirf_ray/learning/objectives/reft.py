@@ -7,30 +7,40 @@ It is cheap and biased: it rewards the denoiser's mean at sigma_{N-k} instead of
 
 import torch
 
-from envs.denoising import DenoisingProcess, State
 from envs.numerics import seeding
-from pirf_ray.diffusion.policy import Policy
+from envs.rewards.base import Reward
+from pirf_ray.diffusion.policies import Policies
 from pirf_ray.diffusion.sampling import advance
-from pirf_ray.learning.objectives.base import FORWARD, WITH_GRADIENT, register
-from pirf_ray.learning.rollouts.prefixes import Prefix
+from pirf_ray.learning.losses import Batch, Loss
+from pirf_ray.learning.objectives.base import Objective, register
+from pirf_ray.learning.objectives.rewarded import prefix_of, reward_loss
+from pirf_ray.metrics.cost import Cost
 
 
 @register("reft")
-class ReFT:
-    """Objective with one evaluation with gradient, at a random sigma of the last K steps."""
+class ReFT(Objective):
+    """Reward gradient of a one-step prediction from a random late step (ReFL)."""
 
-    def samples(self, process: DenoisingProcess, policy: Policy, prefix: Prefix, *, seed: int, update: int) -> list[torch.Tensor]:
-        """Return one prediction of each prefix. ``seed`` and ``update`` decide k."""
-        latest = process.num_steps - 1
-        step = int(seeding.generator(seed, "reft", update).integers(prefix.step, latest + 1))
-        denoiser_from = policy.denoisers(process)
+    makers = ("prefixes",)
+    needs_gradient = True
+    deterministic = True
+
+    def loss(self, batch: Batch, policies: Policies, reward: Reward) -> Loss:
+        """Return minus the reward of one prediction per prefix. The key decides k."""
+        process, prefix, step = self.context.process, prefix_of(batch), self._step(batch)
+        denoiser_from = policies.tuned.denoisers(process, prefix.condition)
         with torch.no_grad():
-            x = advance(process, denoiser_from, State(x=prefix.x, step=prefix.step), step).x
+            x = advance(process, denoiser_from, prefix.state, step).x
         sigma = process.sigmas[step]
-        return [denoiser_from(sigma)(x, sigma)]
+        return reward_loss(self.context, batch, reward, [denoiser_from(sigma)(x, sigma)])
 
-    def cost(self, process: DenoisingProcess, truncation: int) -> float:
-        """Return the mean cost over k."""
-        whole = process.evaluations_from(process.num_steps - truncation)
-        forwards = [whole - process.evaluations_from(process.num_steps - k) for k in range(1, truncation + 1)]
-        return FORWARD * sum(forwards) / len(forwards) + WITH_GRADIENT
+    def _step(self, batch: Batch) -> int:
+        """Return the step N - k of the update."""
+        steps = prefix_of(batch).step, self.context.process.num_steps
+        return int(seeding.generator(batch.key[0], "reft", batch.key[1]).integers(*steps))
+
+    def cost(self, batch: Batch) -> Cost:
+        """Return the evaluations of the batch's k."""
+        process, first = self.context.process, prefix_of(batch).step
+        before = process.evaluations_from(first) - process.evaluations_from(self._step(batch))
+        return Cost(network_forwards=(before + 1) * len(batch), network_gradients=len(batch))

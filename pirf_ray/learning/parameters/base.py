@@ -1,22 +1,43 @@
-"""Settings of the learning parameters."""
+"""The seam of the learning parameters: which tensors learn, and what is attached to the network for them.
+
+>>> import torch
+>>> class Everything:
+...     def attach(self, denoiser):
+...         return denoiser, [Group(parameters=denoiser.tensors())]
+"""
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from envs.common.checks import not_negative, require
-from pirf_ray.learning.parameters.layers import LayerMode
+import torch
+
+from envs.common.parts import PartRegistry
+from pirf_ray.diffusion.denoiser import AbstractDenoiser
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParameterSettings:
-    """Settings of the learning parameters."""
+class Group:
+    """Learning parameters with their own rate and clipping."""
 
-    levels: int = 0
-    """Number of top decoder levels that learn, with the output layer (layer-wise truncation). 0: all layers learn."""
-    layer_mode: LayerMode = "freeze"
-    """Layers below the learning levels. freeze: the exact gradient passes through them. truncate: it is cut at their outputs."""
-    lora_rank: int = 0
-    """Rank of the changes of the weights (LoRA). 0: changes of any rank."""
+    parameters: dict[str, torch.nn.Parameter]
+    """Parameters by the names under which ``AbstractDenoiser.tensors`` has them."""
+    rate: float = 1.0
+    """Factor on the learning rate."""
+    clip: float | None = None
+    """Largest norm of this group's gradient. None: the norm of all groups together is clipped."""
 
-    def __post_init__(self) -> None:
-        require(self.levels >= 0, f"--levels must be 0 (all layers) or more, got {self.levels}")
-        not_negative(self, "lora_rank")
+
+class Parameters(Protocol):
+    """Choice of the learning parameters. It is made with (settings)."""
+
+    def attach(self, denoiser: AbstractDenoiser) -> tuple[AbstractDenoiser, list[Group]]:
+        """Return the denoiser, perhaps with parts attached to it, and the groups of its learning parameters.
+
+        The denoiser may be changed in place. At the start it must equal what it was. All other parameters are frozen.
+        """
+        ...
+
+
+PARAMETERS: PartRegistry[Parameters] = PartRegistry("parameters", Parameters)
+"""Choices of learning parameters by name."""
+register = PARAMETERS.register

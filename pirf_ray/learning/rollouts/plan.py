@@ -17,29 +17,36 @@ POOL_LOOKAHEAD = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutSettings:
-    """Settings of the making and the reuse of prefixes (the steps before the last K)."""
+    """Settings of the making and the reuse of rollouts."""
 
     chunk: int = 8
     """Samples that an actor makes at once. The number is fixed in a run because it changes rounding."""
+    group: int = 1
+    """Samples of one group, which credits and coupled losses compare with each other. A chunk holds whole groups."""
     strategy: Literal["pool", "fresh"] = "pool"
-    """pool: batches are drawn from a pool that actors keep filling (scope tail only). fresh: a prefix serves M updates, then leaves."""
+    """pool: batches are drawn from a pool that actors keep filling, of rollouts that the base model makes (prefixes with scope
+    tail). fresh: a rollout serves M updates, then leaves."""
     reuse: int = 1
-    """M, the number of updates that a fresh prefix serves."""
+    """M, the number of updates that a fresh rollout serves."""
     staleness: int = 0
-    """S, the largest number of updates by which a prefix's weights may be behind the learner. S = 0 with M = 1 is exact."""
+    """S, the largest number of updates by which a rollout's weights may be behind the learner. S = 0 with M = 1 is exact."""
     pool: int = 256
-    """Prefixes in the pool."""
+    """Rollouts in the pool."""
     pool_start: int = 64
-    """Prefixes in the pool before the first update."""
+    """Rollouts in the pool before the first update."""
     pool_growth: float = 1.0
-    """Prefixes added per update. In a full pool the oldest prefixes leave."""
+    """Rollouts added per update. In a full pool the oldest leave."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "chunk", "reuse", "pool", "pool_start")
+        at_least(self, 1, "chunk", "group", "reuse", "pool", "pool_start")
         not_negative(self, "staleness", "pool_growth")
 
-    def check(self, *, batch: int, workers: int, scope: str) -> None:
-        """Raise ConfigError if the plan cannot serve these batches, learner workers and policy scope."""
+    def check(self, *, batch: int, workers: int, fixed: bool) -> None:
+        """Raise ConfigError if the plan cannot serve these batches and learner workers.
+
+        ``fixed``: the base model makes every rollout.
+        """
+        require(self.chunk % self.group == 0, f"--chunk must be a multiple of --group {self.group}, got {self.chunk}")
         require(batch % self.chunk == 0, f"--batch must be a multiple of --chunk {self.chunk}, got {batch}")
         require(
             (batch // self.chunk) % workers == 0,
@@ -52,7 +59,10 @@ class RolloutSettings:
                 f"(the last of M updates is M-1 newer), got {self.staleness}",
             )
             return
-        require(scope == "tail", "--strategy pool needs --scope tail: with scope all a prefix goes stale; use fresh")
+        require(
+            fixed,
+            "--strategy pool needs rollouts that the base model makes: prefixes with --scope tail; others go stale, use fresh",
+        )
         require(
             self.reuse == 1 and self.staleness == 0,
             "--reuse and --staleness belong to --strategy fresh; a pool is never stale",

@@ -12,6 +12,7 @@ from pirf_ray.diffusion.policy import Policy, switch_sigma
 from pirf_ray.diffusion.sampling import advance
 from pirf_ray.learning.parameters import layers
 from pirf_ray.learning.rollouts.prefixes import replay
+from pirf_ray.learning.rollouts.records import Prefix
 from tiny_models import RESOLUTION, tiny_denoiser
 
 STEPS = 4
@@ -68,10 +69,14 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-8, atol=1e-10 * scale, msg=name)
 
 
+@torch.no_grad()
+def prefix_of(policy: Policy, k: int, solver: str = "heun") -> Prefix:
+    state = advance(process(solver), policy.denoisers(process(solver)), process(solver).initial(noise()), STEPS - k)
+    return Prefix(sample_ids=tuple(range(BATCH)), x=state.x, step=state.step, previous=state.previous)
+
+
 def replayed(policy: Policy, k: int, solver: str = "heun") -> torch.Tensor:
-    with torch.no_grad():
-        prefix = advance(process(solver), policy.denoisers(process(solver)), process(solver).initial(noise()), STEPS - k)
-    return replay(process(solver), policy, prefix.x, prefix.step)
+    return replay(process(solver), policy, prefix_of(policy, k, solver))
 
 
 @pytest.mark.parametrize("solver", ["heun", "euler"])
@@ -142,14 +147,13 @@ def test_gradient_agrees_with_finite_differences() -> None:
     policy = policy_of()
     named = dict(policy.tuned.network.named_parameters())
     found = gradients(reward_sum(replayed(policy, 2)), policy.tuned)
-    with torch.no_grad():
-        prefix = advance(process(), policy.denoisers(process()), process().initial(noise()), STEPS - 2)
+    prefix = prefix_of(policy, 2)
     weight, index, step = named["dec.8x8_aux_conv.weight"], (0, 3, 1, 1), 1e-6
     values = []
     with torch.no_grad():
         for sign in (1, -1):
             weight[index] += sign * step
-            values.append(reward_sum(replay(process(), policy, prefix.x, prefix.step)).item())
+            values.append(reward_sum(replay(process(), policy, prefix)).item())
             weight[index] -= sign * step
     expected = (values[0] - values[1]) / (2 * step)
     assert found["dec.8x8_aux_conv.weight"][index].item() == pytest.approx(expected, rel=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from envs.common.checks import ConfigError
 from pirf_ray.diffusion.policy import PolicySettings
 from pirf_ray.learning.rollouts.plan import FreshPlan, PoolPlan, RolloutSettings, sample_ids
-from pirf_ray.training.settings import ActorSettings
+from pirf_ray.training.resources import ActorSettings
 from tiny_models import tiny_config
 
 BATCH, CHUNK = 4, 2
@@ -78,7 +78,10 @@ def test_pool_draws_every_chunk_and_repeats_its_draws() -> None:
     [
         (lambda: tiny_config(truncation=5), r"--truncation must be in \[1, 4\] .*got 5"),
         (lambda: PolicySettings(truncation=0), "--truncation must be at least 1, got 0"),
-        (lambda: tiny_config(scope="all"), "--strategy pool needs --scope tail"),
+        (
+            lambda: tiny_config(scope="all"),
+            "--strategy pool needs rollouts that the base model makes: prefixes with --scope tail",
+        ),
         (lambda: tiny_config(scope="all", strategy="fresh", reuse=3), r"--staleness must be at least --reuse - 1 = 2 .*got 0"),
         (lambda: tiny_config(batch=5), "--batch must be a multiple of --chunk 2, got 5"),
         (lambda: ActorSettings(actors=0), "--actors must be at least 1, got 0"),

@@ -1,10 +1,11 @@
-"""The source in this process: the weights that make each prefix, and how long prefixes are kept."""
+"""The source in this process: the weights that make each rollout, and how long rollouts are kept."""
 
+import pytest
 import torch
 
-from pirf_ray.learning.rollouts.prefixes import Prefix
+from pirf_ray.learning.rollouts.records import Prefix
 from pirf_ray.learning.rollouts.sources import LocalSource
-from tiny_models import FRESH, tiny_config, tiny_denoiser, tiny_source
+from tiny_models import FRESH, tiny_config, tiny_denoiser, tiny_source, tiny_worker
 
 REUSED = {"scope": "all", **FRESH, "reuse": 2, "staleness": 1}
 
@@ -30,8 +31,8 @@ def test_each_prefix_is_made_by_the_weights_that_the_plan_says() -> None:
     assert [[p.sample_ids for p in batches[u]] for u in (0, 1, 2)] == [[(0, 1), (2, 3)], [(0, 1), (2, 3)], [(4, 5), (6, 7)]]
     assert all(torch.equal(a.x, b.x) for a, b in zip(batches[2], batches[3], strict=True))
     alone = tiny_source(config)
-    alone.maker.policy.load_learned(weights(2))
-    assert torch.equal(alone.maker.make(2, 2).x, batches[2][0].x)
+    alone.worker.load(weights(2))
+    assert torch.equal(alone.worker.make(2, 2).x, batches[2][0].x)
 
 
 def test_the_tail_is_made_by_the_base_model_whatever_is_published() -> None:
@@ -39,7 +40,7 @@ def test_the_tail_is_made_by_the_base_model_whatever_is_published() -> None:
     batches = run(tiny_source(config), range(3))
     assert {p.policy_version for chunks in batches.values() for p in chunks} == {0}
     untouched = tiny_source(config)
-    assert torch.equal(untouched.maker.make(5, 0).x, batches[2][1].x)
+    assert torch.equal(untouched.worker.make(5, 0).x, batches[2][1].x)
 
 
 def test_a_resumed_source_has_fresher_weights_than_the_plan_asks_for_and_no_others() -> None:
@@ -53,4 +54,23 @@ def test_old_weights_and_retired_prefixes_are_dropped() -> None:
     source = tiny_source(tiny_config(**REUSED))
     run(source, range(6))
     assert sorted(source._weights) == [5, 6]
-    assert sorted(source._prefixes) == [4, 5]
+    assert sorted(source._made) == [4, 5]
+
+
+def test_each_published_tensor_goes_where_it_belongs() -> None:
+    """Weights to the tuned policy, a moved reference to the base policy, learnables to a maker that takes them."""
+    worker, taken = tiny_worker(tiny_config(**FRESH)), {}
+    worker.maker.load_learnables = taken.update
+    sent = {**weights(1), **{f"reference/{name}": tensor for name, tensor in weights(2).items()}, "learnable/s/w": torch.ones(2)}
+    worker.load(sent)
+    for policy, version in ((worker.policies.tuned, 1), (worker.policies.base, 2)):
+        own = policy.tuned.tensors()
+        assert all(torch.equal(own[name], tensor) for name, tensor in weights(version).items())
+    assert taken.keys() == {"s/w"} and torch.equal(taken["s/w"], torch.ones(2))
+    own = worker.policies.tuned.base.tensors()
+    assert all(torch.equal(own[name], tensor) for name, tensor in weights(0).items())
+
+
+def test_weights_that_a_policy_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="the network has no tensor 'adapter.weight'"):
+        tiny_worker(tiny_config(**FRESH)).load({"adapter.weight": torch.zeros(1)})
