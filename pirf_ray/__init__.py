@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         register_method,
         register_objective,
         register_pde,
+        register_reward,
     )
 
 __version__ = "0.2.0"
@@ -41,6 +42,7 @@ __all__ = [
     "register_method",
     "register_objective",
     "register_pde",
+    "register_reward",
 ]
 SHIPPED_ENVS = ("Burgers-v0", "Darcy-v0", "Helmholtz-v0", "Kolmogorov-v0", "Poisson-v0")
 """Environments that ``import pirf_ray`` registers, without loading the PDEs."""

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from envs.pdes import register as register_pde
-from envs.rewards import PhysicsReward
+from envs.rewards import Reward
+from envs.rewards import register as register_reward
 from pirf_ray.diffusion import model as handle
 from pirf_ray.diffusion.sampling import SamplerSettings
 from pirf_ray.evaluation.models import GENERATE_STREAM, Evaluation, evaluate_model
@@ -36,6 +37,7 @@ __all__ = [
     "register_method",
     "register_objective",
     "register_pde",
+    "register_reward",
 ]
 
 
@@ -79,7 +81,7 @@ def fine_tune(
     *,
     config: TrainConfig | None = None,
     run: RunDirectory | None = None,
-    reward: PhysicsReward | None = None,
+    reward: Reward | None = None,
     on_record: OnRecord | None = None,
     **settings: Any,
 ) -> Model:

@@ -11,6 +11,7 @@ from pirf_ray.cli.progress import progress_bar
 from pirf_ray.diffusion.model import BASE, TUNED
 from pirf_ray.evaluation.models import GENERATE_STREAM, sampler_record
 from pirf_ray.evaluation.samples import write_samples
+from pirf_ray.methods.running import sampled_as
 from pirf_ray.training.models import load_model, with_sampling
 
 
@@ -22,6 +23,8 @@ class Arguments:
     """A run directory (its kept model is used), one of its checkpoints, a base model, or a shipped model's name."""
     out: Path
     """File to write; never overwritten."""
+    method: str = ""
+    """Published method whose steering, sampler and finisher make the samples; default: the run's own. Your own: module:name."""
     num_samples: int = 256
     """Samples to generate."""
     num_steps: int | None = None
@@ -49,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     not_there(arguments.out, "out", "samples")
     device = available(arguments.device)
     loaded = load_model(arguments.checkpoint)
-    model = with_sampling(loaded.model, num_steps=arguments.num_steps, corrections=arguments.corrections).to(device)
+    model = sampled_as(arguments.method, loaded.model) if arguments.method else loaded.model
+    model = with_sampling(model, num_steps=arguments.num_steps, corrections=arguments.corrections).to(device)
     fields = model.sample(
         range(arguments.num_samples),
         seed=arguments.seed,

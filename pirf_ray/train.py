@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pirf_ray.cli.devices import best_device
 from pirf_ray.cli.errors import run_command
+from pirf_ray.cli.listing import listing
 from pirf_ray.cli.live_line import LiveLine
 from pirf_ray.cli.progress import print_table, progress_bar
 from pirf_ray.cli.runs import TrainArguments, open_run, parse_train, resume_command
@@ -22,6 +23,9 @@ STARTED = time.perf_counter()
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parsed = parse_train(argv)
+    if parsed.arguments.list is not None:
+        print("\n".join(listing(parsed.arguments.list)))
+        return
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run = open_run(parsed)
     with run.locked():

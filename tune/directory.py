@@ -1,6 +1,7 @@
 """The directory of a sweep: sweep.json (its settings), study.db (its trials), trials/NUMBER (their runs), test.json, the report."""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +11,9 @@ from envs.common.files import absolute, read_json, refuse_existing, write_json
 from envs.common.registry import VARIABLE, choose, named_modules
 from pirf_ray.cli.flags import changed_flags, check_env
 from pirf_ray.diffusion.checkpoints import CheckpointError, load_meta
-from pirf_ray.learning.objectives import find_objective
 from pirf_ray.training.checks import check, check_named
 from pirf_ray.training.presets import PRESETS
-from pirf_ray.training.settings import TrainConfig
+from pirf_ray.training.settings import CHOICES, TrainConfig, named_parts
 from tune.goals import Limits
 from tune.search_space import SearchSpace
 from tune.settings import Arguments, Space
@@ -100,8 +100,6 @@ def created(arguments: Arguments) -> Sweep:
         identity=uuid.uuid4().hex,
         total=arguments.num_trials or DEFAULT_TRIALS,
     )
-    for objective in _varied_objectives(sweep):
-        find_objective(objective)
     refuse_existing(sweep.root)
     _check_room(sweep)
     sweep.trials.mkdir(parents=True)
@@ -109,9 +107,9 @@ def created(arguments: Arguments) -> Sweep:
     return sweep
 
 
-def _varied_objectives(sweep: Sweep) -> list[str]:
-    spec = sweep.space.specs.get("objective")
-    return [str(name) for name in spec.ends()] if spec else []
+def _varied_parts(vary: Mapping[str, str]) -> list[str]:
+    """Return the names of parts among the values of varied settings, which no check has seen yet."""
+    return [name.strip() for setting, text in vary.items() if setting.replace("-", "_") in CHOICES for name in text.split(",")]
 
 
 def _check_room(sweep: Sweep) -> None:
@@ -141,7 +139,6 @@ def resumed(arguments: Arguments) -> Sweep:
     if changing:
         raise ConfigError(f"--resume continues a sweep as it is: {', '.join(changing)} cannot be given with it")
     sweep = load(root)
-    check_named([sweep.config.objective, *_varied_objectives(sweep)], root / SETTINGS)
     if arguments.env not in (Arguments().env, sweep.config.env):
         raise ConfigError(f"--resume {root}: the sweep is of {sweep.config.env}, not of --env {arguments.env}")
     if not read_json(root / SETTINGS)["own_storage"] and arguments.storage is None:
@@ -159,6 +156,7 @@ def load(root: Path) -> Sweep:
         settings = stored["arguments"]
         base = Path(settings["base"])
         arguments = Arguments(**{**settings, "base": base, "space": Space(**settings["space"])})
+        check_named([*named_parts(stored["config"]), *_varied_parts(arguments.space.vary)], root / SETTINGS)
         config = TrainConfig.from_json(stored["config"])
         identity, total = str(stored["identity"]), int(stored["total"])
     except (TypeError, KeyError, AttributeError) as error:

@@ -32,8 +32,10 @@ DISPLAYED = {
     "layer_mode": "of the layers below them, if levels > 0",
     "reuse": "M, updates that a prefix serves{pool}",
 }
-NOT_VARIED = ("env", "resolution", "weights")
-"""Settings that a sweep cannot vary: the base model decides the first two, and the third is no single value."""
+NOT_VARIED = ("env", "resolution", "weights", "regularizers")
+"""Settings that a sweep cannot vary: the base model decides the first two, and the others are no single values."""
+YES_OR_NO = {"true": True, "false": False}
+"""Values of a setting that is a yes or no, by their texts."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class SearchSpace:
         ConfigError names the flag of a text that is no spec, of a setting that does not exist and of values that do not go
         together.
         """
-        regularizer = regularizer or ("anchor" if config.regularization.anchor > 0 else "l2")
+        regularizer = regularizer or ("anchor" if flat(config).get("anchor") else "l2")
+        if regularizer not in flat(config):
+            known = ", ".join(config.regularizers) or "none"
+            raise ConfigError(f"--regularizer {regularizer}: this run has other regularizers ({known})")
         texts = {**default_texts(config, decoder_levels, regularizer), **{k: v for k, v in (narrowed or {}).items() if v}}
         specs: dict[str, Spec] = {name: parse_spec(name, text, KINDS[name]) for name, text in texts.items()}
         kinds = setting_kinds(config)
@@ -112,20 +117,31 @@ class SearchSpace:
             raise ConfigError(f"--reuse must be whole with --strategy fresh, got {uses:g}")
         else:
             settings |= {"reuse": int(uses), "staleness": max(rollout.staleness, int(uses) - 1)}
-        return self.config.with_settings(**settings)
+        return self.config.with_settings(**self._typed(settings))
+
+    def _typed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings with the texts of a yes or no as such. ConfigError names a setting with another text."""
+        own, typed = flat(self.config), dict(settings)
+        for name in (name for name in settings if isinstance(own.get(name), bool)):
+            text = str(settings[name]).lower()
+            if text not in YES_OR_NO:
+                raise ConfigError(f"--vary {name}: expected true or false, got {settings[name]!r}")
+            typed[name] = YES_OR_NO[text]
+        return typed
 
     def preset(self) -> Params:
         """Return the values of the first trial: the preset's own, as far as the space searches and holds them."""
         settings = flat(self.config) | {"reuse": uses_of(self.config)}
         settings["regularization"] = settings[self.regularizer]
-        if not self.config.parameters.levels:
+        if not settings["levels"]:
             del settings["layer_mode"]
+        settings |= {name: str(value).lower() for name, value in settings.items() if isinstance(value, bool)}
         searched = {name: spec for name, spec in self.specs.items() if name in settings and not spec.fixed}
         return {name: settings[name] for name, spec in searched.items() if spec.holds(settings[name])}
 
     def outside(self) -> list[str]:
         """Return the searched parameters whose space does not hold the preset's value."""
-        known = self.preset().keys() | (set() if self.config.parameters.levels else {"layer_mode"})
+        known = self.preset().keys() | (set() if flat(self.config)["levels"] else {"layer_mode"})
         return [name for name, spec in self.specs.items() if name not in known and not spec.fixed]
 
     def searched(self) -> list[str]:
@@ -149,8 +165,8 @@ class SearchSpace:
 
 def default_texts(config: TrainConfig, decoder_levels: int, regularizer: str) -> dict[str, str]:
     """Return the specs around a preset: wide for truncation and regularization, a factor of a few for the others."""
-    k, n, rate = config.policy.truncation, config.sampler.num_steps, config.optimizer.learning_rate
-    strength = getattr(config.regularization, regularizer)
+    k, n, rate = config.truncation_steps, config.sampler.num_steps, config.optimizer.learning_rate
+    strength = flat(config)[regularizer]
     steps = sorted({max(1, n // 2), n})
     uses = uses_of(config)
     reuses = sorted({uses / 2, uses, 2 * uses} if config.rollout.strategy == "pool" else {1.0, 2.0, 4.0, uses})

@@ -65,7 +65,7 @@ def open_run(root: Path, config: TrainConfig, base: Path) -> RunDirectory:
         if root.exists():
             shutil.rmtree(root)
         return RunDirectory.create(root, config, base)
-    run = RunDirectory.open(root)
+    run = RunDirectory.open(root, given=None)
     if run.config != config:
         raise ValueError(f"{root}: holds a run with other settings than this trial's")
     return run
@@ -92,7 +92,7 @@ def learning_curve_of(root: Path) -> list[tuple[int, float]]:
     if not RunPaths(root=root).config.is_file():
         return []
     points: list[tuple[int, float]] = []
-    LearningCurve(lambda update, score: points.append((update, score))).follow(RunDirectory.open(root))
+    LearningCurve(lambda update, score: points.append((update, score))).follow(RunDirectory.open(root, given=None))
     return points
 
 
@@ -119,7 +119,7 @@ class LearningCurve:
             return
         self.update = record.update
         guard = record.guard
-        if guard is None:
+        if guard is None or guard.residual is None or guard.base_residual is None:
             return
         if self.best == math.inf:
             self.best = guard.base_residual

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import traceback
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,6 +69,18 @@ def flag_value(argv: list[str] | None, flag: str, default: str) -> str:
     return value
 
 
+def flag_values(argv: list[str] | None, flag: str) -> tuple[str, ...]:
+    """Return all values of one flag, read before the rest is parsed; empty if it is not given."""
+    arguments = sys.argv[1:] if argv is None else argv
+    values: tuple[str, ...] = ()
+    for i, argument in enumerate(arguments):
+        if argument == flag:
+            values = tuple(takewhile(lambda word: not word.startswith("--"), arguments[i + 1 :]))
+        elif argument.startswith(flag + "="):
+            values = (argument.partition("=")[2],)
+    return values
+
+
 def named_env(argv: list[str] | None, default: str = DEFAULT_ENV) -> tuple[str, list[str]]:
     """Return the registered id that ``--env`` names, and the arguments with that id in its place."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -100,7 +113,8 @@ def changed_flags(a: Any, b: Any) -> list[str]:
     for f in dataclasses.fields(a):
         ours, theirs = getattr(a, f.name), getattr(b, f.name)
         if dataclasses.is_dataclass(ours):
-            changed += changed_flags(ours, theirs)
+            if type(ours) is type(theirs):  # settings of different parts: the parts' own flag is named
+                changed += changed_flags(ours, theirs)
         elif ours != theirs:
             changed.append(flag(f.name))
     return changed

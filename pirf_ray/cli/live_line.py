@@ -71,8 +71,9 @@ class LiveLine:
         if over_floor is not None:
             parts.append(f"residual/floor {over_floor:.3g}")
         if self.guarded and (guard := self.guarded.guard):
+            measured = f"reward {guard.reward:.4g}" if guard.reward is not None else f"residual {guard.residual:.3g}"
             parts += [
-                f"guard: residual {guard.residual:.3g}",
+                f"guard: {measured}",
                 f"amplitude {guard.drift.amplitude_ratio:.3f}",
                 f"energy distance {guard.drift.energy_ratio:.3f} x base",
             ]

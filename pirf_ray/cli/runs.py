@@ -1,5 +1,6 @@
 """Flags of ``train``, and the run that they mean: a new one, or one to continue."""
 
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -9,11 +10,12 @@ from envs.common.checks import ConfigError
 from envs.common.files import absolute, refuse_existing
 from envs.common.registry import choose
 from envs.pdes import REGISTRY
-from pirf_ray.cli.flags import DEFAULT_ENV, changed_flags, flag_value, named_env, parse, use_address
-from pirf_ray.training.checks import check, check_named
+from pirf_ray.cli.flags import DEFAULT_ENV, changed_flags, flag_value, flag_values, named_env, parse, use_address
+from pirf_ray.methods.running import recipe_settings
+from pirf_ray.training.checks import check
 from pirf_ray.training.presets import DEFAULT_PRESET, PRESETS
 from pirf_ray.training.runs import RunDirectory, load_settings
-from pirf_ray.training.settings import TrainConfig
+from pirf_ray.training.settings import CHOICES, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class TrainArguments:
 
     preset: str = DEFAULT_PRESET
     """smoke (seconds), small (minutes on two cores) or paper (128x128 on a GPU); sets the defaults of all other flags."""
+    method: str = ""
+    """Published method whose recipe sets the defaults of the other flags, over the preset's (--list method); your own: module:name."""
     settings: Path | None = None
     """config.json of another run (or of an exported trial), whose settings are the defaults in place of a preset's."""
     out: Path | None = None
@@ -35,6 +39,8 @@ class TrainArguments:
     """Base model to fine-tune; default: the one that ships with the package."""
     data: Path | None = None
     """HDF5 file of held-out fields for the final evaluation; default: they are solved."""
+    list: str | None = None
+    """Print the registered parts of a kind, one line each, and end: objective, reward, credit, parameters, method, ..."""
     address: str | None = None
     """Ray cluster to join (or RAY_ADDRESS); default: start Ray on this machine."""
     config: TrainConfig = field(default_factory=TrainConfig)
@@ -46,26 +52,30 @@ class ParsedTrain:
 
     arguments: TrainArguments
     default: TrainArguments
-    objective: str
-    """Objective that the command line names; empty if it names none."""
+    named: tuple[str, ...]
+    """Parts that the command line names."""
 
 
 def parse_train(argv: list[str] | None) -> ParsedTrain:
-    """Parse the flags of ``train``. The preset or the settings file sets the defaults of the other flags."""
+    """Parse the flags of ``train``. The preset with a method's recipe, or the settings file, sets the other flags' defaults."""
     argv = list(sys.argv[1:] if argv is None else argv)
     path = flag_value(argv, "--settings", "")
-    settings = load_settings(Path(path)) if path else None
-    objective = flag_value(argv, "--objective", "")
-    if settings is not None and not objective:
-        check_named([settings.objective], Path(path))
+    chosen = {part: flag_values(argv, f"--{part}") for part in CHOICES}
+    named = tuple(name for names in chosen.values() for name in names)
+    settings = load_settings(Path(path), named) if path else None
     env, argv = named_env(argv, settings.env if settings else DEFAULT_ENV)
     preset = flag_value(argv, "--preset", DEFAULT_PRESET)
-    default = TrainArguments(preset=preset, config=settings or choose("preset", preset, PRESETS)(env))
+    config = settings or choose("preset", preset, PRESETS)(env)
+    method = flag_value(argv, "--method", "")
+    if method:
+        config = config.with_settings(**recipe_settings(method))
+    parts = {part: names if part == "regularizers" else names[0] for part, names in chosen.items() if names}
+    default = TrainArguments(preset=preset, method=method, config=config.with_settings(**parts))
     arguments = parse(
         TrainArguments, argv=argv, prog="python -m pirf_ray.train", description=TrainArguments.__doc__, default=default
     )
     arguments = replace(arguments, address=use_address(arguments.address))
-    return ParsedTrain(arguments=arguments, default=default, objective=objective)
+    return ParsedTrain(arguments=arguments, default=default, named=named)
 
 
 def open_run(parsed: ParsedTrain) -> RunDirectory:
@@ -77,6 +87,8 @@ def _created(arguments: TrainArguments) -> RunDirectory:
     config = arguments.config
     if arguments.settings is not None and "--preset" in changed_flags(arguments, TrainArguments()):
         raise ConfigError("--settings stands in place of a preset: --preset cannot be given with it")
+    if arguments.settings is not None and arguments.method:
+        raise ConfigError("--settings holds every setting of a run: --method cannot be given with it")
     base = check(config, base=arguments.base, data=arguments.data)
     root = absolute(arguments.out or Path("runs") / f"{config.env}-{datetime.now():%Y%m%d-%H%M%S}")
     refuse_existing(root)
@@ -87,11 +99,10 @@ def _created(arguments: TrainArguments) -> RunDirectory:
 def _resumed(parsed: ParsedTrain) -> RunDirectory:
     """Return an existing run; ConfigError if flags try to change what it is."""
     arguments = parsed.arguments
-    fixed = (arguments.out, arguments.base, arguments.settings)
+    fixed = (arguments.out, arguments.base, arguments.settings, arguments.method or None)
     if arguments.resume is None or any(value is not None for value in fixed):
-        raise ConfigError("--resume continues a run as it is: --out, --base and --settings cannot be given with it")
-    run = RunDirectory.open(absolute(arguments.resume))
-    check_named([run.config.objective], run.paths.config, parsed.objective)
+        raise ConfigError("--resume continues a run as it is: --out, --base, --settings and --method cannot be given with it")
+    run = RunDirectory.open(absolute(arguments.resume), parsed.named)
     asked = [flag for flag in changed_flags(arguments.config, parsed.default.config) if flag != "--env"]
     differing = [flag for flag in asked if flag in changed_flags(arguments.config, run.config)]
     if differing:
@@ -111,7 +122,11 @@ def _check_resources(arguments: TrainArguments) -> None:
 
 def resume_command(run: RunDirectory) -> str:
     """Return the command that continues a run; it names the user's own modules again."""
-    module, objective = REGISTRY[run.config.env].__module__, run.config.objective
+    module = REGISTRY[run.config.env].__module__
     env = run.config.env if module.startswith("envs.pdes.") else f"{module}:{run.config.env}"
-    named = f" --objective {objective}" if ":" in objective else ""
+    parts = {part: getattr(run.config, part) for part in CHOICES}
+    own = {
+        part: " ".join(name) if isinstance(name, tuple) else shlex.quote(name) for part, name in parts.items() if ":" in str(name)
+    }
+    named = "".join(f" --{part} {name}" for part, name in own.items())
     return f"python -m pirf_ray.train --env {env} --resume {run.paths.root}{named}"

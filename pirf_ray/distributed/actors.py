@@ -5,21 +5,22 @@ from pathlib import Path
 
 import torch
 
+from envs.environments import require_same_pde
 from pirf_ray.diffusion import checkpoints
-from pirf_ray.diffusion.policy import PolicySettings, make_policy
 from pirf_ray.distributed.weights import WeightMessage
-from pirf_ray.learning.rollouts.prefixes import Prefix, PrefixTask
-from pirf_ray.learning.rollouts.sources import PrefixMaker
+from pirf_ray.learning.rollouts.records import Rollouts
+from pirf_ray.learning.rollouts.sources import RolloutTask, RolloutWorker
 
 
 class RolloutActor:
-    """Makes chunks of prefixes. ``make(chunk, version, message)``: a redo gives the same bits."""
+    """Makes chunks of rollouts. ``make(chunk, version, message)``: a redo gives the same bits."""
 
-    def __init__(self, task: PrefixTask, policy: PolicySettings, base: Path, threads: int, device: str) -> None:
+    def __init__(self, task: RolloutTask, base: Path, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
-        _, denoiser = checkpoints.load_denoiser(base)
-        self.maker = PrefixMaker(task, make_policy(denoiser, task.sampler.process(), policy), device)
-        self.version = 0
+        info, denoiser = checkpoints.load_denoiser(base)
+        self.worker = RolloutWorker(task, denoiser, device)
+        require_same_pde(info.pde(), self.worker.env.pde)
+        self.version: int | None = None
 
     def ping(self) -> bool:
         """Answer when the actor is up."""
@@ -29,13 +30,13 @@ class RolloutActor:
         """Return the operating-system process, for whoever wants to watch (or kill) it."""
         return os.getpid()
 
-    def make(self, chunk: int, version: int, message: WeightMessage | None) -> Prefix:
-        """Make a chunk under the weights of ``version`` (``message`` is None where the base model makes every prefix)."""
+    def make(self, chunk: int, version: int, message: WeightMessage | None) -> Rollouts:
+        """Make a chunk under the weights of ``version`` (``message`` is None where the base model makes every rollout)."""
         self.load(version, message)
-        return self.maker.make(chunk, version)
+        return self.worker.make(chunk, version)
 
     def load(self, version: int, message: WeightMessage | None) -> None:
         """Take in the weights of ``version``, unless the actor has them."""
         if message is not None and version != self.version:
-            self.maker.policy.load_learned(message.unpack(version))
+            self.worker.load(message.unpack(version))
             self.version = version

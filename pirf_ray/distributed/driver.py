@@ -11,6 +11,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util import get_current_placement_group
 
+from envs.rewards import RewardError
 from pirf_ray.distributed.actors import RolloutActor
 from pirf_ray.distributed.loops import train_loop
 from pirf_ray.training.outcome import LearnerFailed
@@ -22,9 +23,13 @@ POLL_SECONDS = 0.5
 
 def explain(run: RunDirectory, error: BaseException) -> str:
     """Return one line: what failed in the end, and from where the run can continue."""
+    return f"the learner failed: {last_line(error)}; {newest_checkpoint(run)}"
+
+
+def newest_checkpoint(run: RunDirectory) -> str:
+    """Return from where a run can continue, in words."""
     saved = run.newest()
-    where = f"the last checkpoint is {saved}; --resume continues from it" if saved else "no checkpoint was written yet"
-    return f"the learner failed: {last_line(error)}; {where}"
+    return f"the last checkpoint is {saved}; --resume continues from it" if saved else "no checkpoint was written yet"
 
 
 def last_line(error: BaseException) -> str:
@@ -81,8 +86,8 @@ def start_actors(
         scheduling_strategy="SPREAD" if get_current_placement_group() is None else None,  # "DEFAULT" would leave the group
     )(kind)
     device = "cuda" if actor.actor_gpus else "cpu"
-    task = config.prefix_task(parameters)
-    return [remote.remote(task, config.policy, base, actor.actor_threads, device, *more) for _ in range(actor.actors)]
+    task = config.rollout_task(parameters)
+    return [remote.remote(task, base, actor.actor_threads, device, *more) for _ in range(actor.actors)]
 
 
 def wait_until_up(actors: list[Any]) -> None:
@@ -118,7 +123,17 @@ def run_distributed(run: RunDirectory, on_poll: Callable[[], None]) -> None:
     """
     info, _ = run.load_base()
     actors = start_actors(run.config, run.paths.base, info.parameters)
-    failure, interrupted = fit(make_trainer(run, actors), run.stop_file, on_poll)
+    run.failure_file.unlink(missing_ok=True)
+
+    def poll() -> None:
+        on_poll()
+        if run.failure_file.exists():  # Ray Train would start the learner again, to the same end
+            raise RewardError(run.failure_file.read_text())
+
+    try:
+        failure, interrupted = fit(make_trainer(run, actors), run.stop_file, poll)
+    except RewardError as error:
+        raise LearnerFailed(f"{' '.join(str(error).split())}; {newest_checkpoint(run)}") from None
     stop_actors(actors)
     if failure:
         raise LearnerFailed(explain(run, failure), errno_of(failure)) from failure

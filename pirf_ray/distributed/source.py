@@ -1,4 +1,4 @@
-"""Prefixes from rollout actors: every actor is kept busy as far ahead as the plan allows, and lost actors are survived."""
+"""Rollouts from Ray actors: every actor is kept busy as far ahead as the plan allows, and lost actors are survived."""
 
 import logging
 import time
@@ -7,11 +7,12 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
+from envs.rewards import RewardError
 from pirf_ray.distributed.weights import WeightMessage
 from pirf_ray.learning.rollouts.plan import RolloutPlan
-from pirf_ray.learning.rollouts.prefixes import Prefix
+from pirf_ray.learning.rollouts.records import Rollouts
 
 PROBE_SECONDS = 0.5
 GIVE_UP_SECONDS = 300.0
@@ -19,17 +20,17 @@ log = logging.getLogger(__name__)
 
 
 class ActorSource:
-    """A PrefixSource over Ray actors. Each chunk is made once: a lost actor's chunk returns to the head of the queue."""
+    """A RolloutSource over Ray actors. Each chunk is made once: a lost actor's chunk returns to the head of the queue."""
 
     def __init__(self, plan: RolloutPlan, actors: list[Any], *, fixed: bool, staleness: int) -> None:
-        """``fixed``: the base model makes every prefix, so that no weights are sent."""
+        """``fixed``: the base model makes every rollout, so that no weights are sent."""
         self.plan, self.fixed, self.staleness = plan, fixed, staleness
         self._idle = deque(actors)
         self._running: dict[ray.ObjectRef, tuple[Any, int]] = {}
         self._probes: dict[ray.ObjectRef, Any] = {}
         self._queue: deque[int] = deque()
         self._queued_until = 0
-        self._prefixes: dict[int, Prefix] = {}
+        self._made: dict[int, Rollouts] = {}
         self._messages: dict[int, ray.ObjectRef] = {}
         self.chunks_made = 0
         self.actors_lost = 0
@@ -44,22 +45,22 @@ class ActorSource:
             self._messages[0] = ray.put(None)
         self._advance(version)
 
-    def batch(self, update: int) -> list[Prefix]:
+    def batch(self, update: int) -> list[Rollouts]:
         self._advance(update)
         wanted = self.plan.batch_chunks(update)
         last_arrival = time.monotonic()
-        while missing := [chunk for chunk in wanted if chunk not in self._prefixes]:
+        while missing := [chunk for chunk in wanted if chunk not in self._made]:
             self._prioritize(missing)
             if self._collect(timeout=PROBE_SECONDS):
                 last_arrival = time.monotonic()
             elif time.monotonic() - last_arrival > GIVE_UP_SECONDS:
                 raise TimeoutError(f"no rollout arrived for {GIVE_UP_SECONDS:.0f} s; missing chunks {missing[:4]}")
-        return [self._prefixes[chunk] for chunk in wanted]
+        return [self._made[chunk] for chunk in wanted]
 
     def _advance(self, update: int) -> None:
         """Forget retired chunks, queue those that the plan now allows, give idle actors work."""
         retired = self.plan.retired(update)
-        self._prefixes = {c: p for c, p in self._prefixes.items() if c >= retired}
+        self._made = {c: r for c, r in self._made.items() if c >= retired}
         self._queued_until = max(self._queued_until, retired)
         horizon = self.plan.horizon(update)
         while self._queued_until < horizon and self.plan.version(self._queued_until) <= update:
@@ -99,15 +100,18 @@ class ActorSource:
             return False
         actor, chunk = self._running.pop(ref)
         try:
-            prefix: Prefix = ray.get(ref)
+            rollouts: Rollouts = ray.get(ref)
         except RayActorError as error:
             log.warning("a rollout actor was lost while making chunk %d: %s", chunk, str(error).splitlines()[0])
             self.actors_lost += 1
             self._queue.appendleft(chunk)
             self._probes[actor.ping.remote()] = actor
             return False
+        except RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, RewardError) else error from None
         self._idle.append(actor)
-        self._prefixes[chunk] = prefix
+        self._made[chunk] = rollouts
         self.chunks_made += 1
         return True
 

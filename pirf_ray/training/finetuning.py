@@ -7,14 +7,18 @@ from dataclasses import replace
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from envs.rewards import PhysicsReward
+from envs.environments import require_same_pde
+from envs.rewards import Checked, PhysicsReward, Reward
 from pirf_ray.diffusion.checkpoints import ModelInfo, fingerprint, load_weights
-from pirf_ray.diffusion.denoiser import Denoiser
-from pirf_ray.diffusion.policy import Policy, make_policy
+from pirf_ray.diffusion.denoiser import AbstractDenoiser
+from pirf_ray.diffusion.policy import Policy
 from pirf_ray.learning.communicator import Communicator, SingleProcess
 from pirf_ray.learning.learner import Learner
-from pirf_ray.learning.rollouts.prefixes import Prefix
-from pirf_ray.learning.rollouts.sources import LocalSource, PrefixMaker, PrefixSource
+from pirf_ray.learning.parameters.attach import tuned_policy
+from pirf_ray.learning.rollouts.records import Rollouts
+from pirf_ray.learning.rollouts.samples import GroupedReward
+from pirf_ray.learning.rollouts.sources import LocalSource, RolloutSource, RolloutWorker
+from pirf_ray.training.checks import check_parts
 from pirf_ray.training.guard import Guard, GuardMetrics, GuardState
 from pirf_ray.training.records import RolloutMetrics, Timing, UpdateRecord
 from pirf_ray.training.runs import BEST, Learned, RunDirectory
@@ -24,7 +28,7 @@ OnRecord = Callable[[UpdateRecord], None]
 
 
 class FineTuning:
-    """Learner, prefixes, guard and run directory brought together. Every rank runs it; rank 0 owns source, guard and files.
+    """Learner, rollouts, guard and run directory brought together. Every rank runs it; rank 0 owns source, guard and files.
 
     ``source`` and ``run`` belong to rank 0 (None elsewhere); without ``run`` nothing is written.
     """
@@ -33,36 +37,40 @@ class FineTuning:
         self,
         config: TrainConfig,
         info: ModelInfo,
-        base: Denoiser,
+        base: AbstractDenoiser,
         *,
-        source: PrefixSource | None,
+        source: RolloutSource | None,
         communicator: Communicator,
         device: torch.device,
         run: RunDirectory | None = None,
-        reward: PhysicsReward | None = None,
+        reward: Reward | None = None,
     ) -> None:
         if (source is None) == (communicator.rank == 0):
-            raise ValueError("rank 0, and only rank 0, needs a prefix source")
+            raise ValueError("rank 0, and only rank 0, needs a source of rollouts")
         self.config, self.info, self.source, self.communicator, self.run = config, info, source, communicator, run
-        self.reference = fingerprint(base.network.state_dict())
+        self.reference = fingerprint(base.identity())
         self._kept: dict[str, torch.Tensor] | None = None
-        pde, process = info.pde(), config.process
+        pde = info.pde()
+        process = config.sampler.process(pde)
+        reward = reward or config.make_reward(pde)
+        check_parts(config, pde, reward)
         self.learner = Learner(
             config.learning,
             base,
             process=process,
             pde=pde,
-            reward=reward or config.reward.make(pde),
+            reward=GroupedReward(reward, config.rollout.group) if reward.scope == "set" else reward,
             communicator=communicator,
             device=device,
         )
         self.update = self._resume()
         if source is not None:
-            source.publish(self.update, self.learner.weights())
+            source.publish(self.update, self.learner.published())
         self.guard: Guard | None = None
         if communicator.rank == 0 and config.guard.guard != "off":
-            operator = config.reward.operator or pde.default_operator
-            self.guard = Guard(config.guard, pde, process, self.learner.policy, seed=config.seed, operator=operator)
+            other = None if isinstance(reward, PhysicsReward) else reward
+            policy, operator = self.learner.policy, config.operator
+            self.guard = Guard(config.guard, pde, process, policy, seed=config.seed, operator=operator, reward=other)
             self.guard.state = self._guard_state  # one object: what the guard remembers goes into every checkpoint
         self.writer = SummaryWriter(str(run.paths.root / "tensorboard"), purge_step=self.update) if run else None
 
@@ -113,30 +121,30 @@ class FineTuning:
         """Make one update of the weights, on every rank; return its record on rank 0."""
         started = time.perf_counter()
         shares = self._shares(self.source.batch(self.update)) if self.source else None
-        prefixes: list[Prefix] = self.communicator.scatter(shares)
+        rollouts: list[Rollouts] = self.communicator.scatter(shares)
         waited = time.perf_counter()
-        metrics = self.learner.update(prefixes)
+        metrics = self.learner.update(rollouts)
         learned = time.perf_counter()
         if self.source:
-            self.source.publish(self.update + 1, self.learner.weights())
+            self.source.publish(self.update + 1, self.learner.published())
         synced = time.perf_counter()
         self.update += 1
         if shares is None:
             return None
-        batch = [prefix for share in shares for prefix in share]
-        fixed = self.config.policy.scope == "tail"
+        batch = [chunk for share in shares for chunk in share]
+        fixed = self.config.fixed_rollouts
         return UpdateRecord(
             update=self.update,
             metrics=metrics,
             rollout=RolloutMetrics(
-                sample_ids=tuple(i for prefix in batch for i in prefix.sample_ids),
-                staleness_max=max(0 if fixed else self.update - 1 - prefix.policy_version for prefix in batch),
+                sample_ids=tuple(i for chunk in batch for i in chunk.sample_ids),
+                staleness_max=max(0 if fixed else self.update - 1 - chunk.policy_version for chunk in batch),
                 samples_per_second=self.config.optimizer.batch / (synced - started),
             ),
             timing=Timing(wait=waited - started, learn=learned - waited, sync=synced - learned),
         )
 
-    def _shares(self, chunks: list[Prefix]) -> list[list[Prefix]]:
+    def _shares(self, chunks: list[Rollouts]) -> list[list[Rollouts]]:
         world = self.communicator.world
         each = len(chunks) // world
         return [chunks[rank * each : (rank + 1) * each] for rank in range(world)]
@@ -179,7 +187,8 @@ class FineTuning:
 
     def kept_policy(self) -> Policy:
         """Return the policy of the kept weights, for sampling."""
-        policy = make_policy(self.learner.policy.base, self.config.process, self.config.policy)
+        learning, process = self.config.learning_parameters, self.learner.process
+        policy = tuned_policy(self.learner.policy.base, process, self.config.policy, learning)
         policy.load_learned(self.kept_weights())
         return policy
 
@@ -212,16 +221,18 @@ class FineTuning:
 def local_tuning(
     config: TrainConfig,
     info: ModelInfo,
-    base: Denoiser,
+    base: AbstractDenoiser,
     *,
     run: RunDirectory | None = None,
-    reward: PhysicsReward | None = None,
+    reward: Reward | None = None,
 ) -> FineTuning:
     """Return a fine-tuning whose rollouts and updates are made in this process, on the base model's device."""
-    device = next(base.parameters()).device
-    policy = make_policy(base, config.process, config.policy)
-    maker = PrefixMaker(config.prefix_task(info.parameters), policy, str(device))
-    source = LocalSource(config.plan(), maker, staleness=config.rollout.staleness)
+    if reward is not None and not isinstance(reward, PhysicsReward):
+        reward = Checked(reward, "reward")
+    device = Policy(base, tuned=base).device
+    worker = RolloutWorker(config.rollout_task(info.parameters), base, str(device), reward)
+    require_same_pde(info.pde(), worker.env.pde)
+    source = LocalSource(config.plan(), worker, fixed=config.fixed_rollouts, staleness=config.rollout.staleness)
     return FineTuning(config, info, base, source=source, communicator=SingleProcess(), device=device, run=run, reward=reward)
 
 

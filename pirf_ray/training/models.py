@@ -8,8 +8,9 @@ from pirf_ray import zoo
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import CheckpointError, ModelInfo, fingerprint
 from pirf_ray.diffusion.model import Finisher, Model
-from pirf_ray.diffusion.policy import Policy, make_policy
+from pirf_ray.diffusion.policy import Policy
 from pirf_ray.diffusion.sampling import SamplerSettings
+from pirf_ray.learning.parameters.attach import tuned_policy
 from pirf_ray.steering.correction import Correction, CorrectionSettings
 from pirf_ray.training.runs import BEST, RunDirectory
 from pirf_ray.training.settings import TrainConfig
@@ -33,18 +34,19 @@ def load_model(source: str | Path, *, resolution: int | None = None) -> LoadedMo
     if meta["kind"] == "base":
         policy = Policy(checkpoints.load_denoiser(path)[1])
         return LoadedModel(model=Model(info=info, policy=policy, sampler=SamplerSettings()), config=None)
-    run = RunDirectory.open(path.parent.parent)
+    run = RunDirectory.open(path.parent.parent, given=None)
     base_info, base = run.load_base()
-    if fingerprint(base.network.state_dict()) != meta["reference"] or base_info != info:
+    if fingerprint(base.identity()) != meta["reference"] or base_info != info:
         raise CheckpointError(f"{run.paths.base}: not the base model that {path} was tuned from")
-    policy = make_policy(base, run.config.process, run.config.policy)
+    config = run.config
+    policy = tuned_policy(base, config.process, config.policy, config.learning_parameters)
     policy.load_learned(checkpoints.load_weights(path, "ema"))
     return LoadedModel(model=tuned_model(run.config, info, policy), config=run.config)
 
 
 def tuned_model(config: TrainConfig, info: ModelInfo, policy: Policy) -> Model:
     """Return the model of a run's settings and of a policy with its learned weights."""
-    operator = config.reward.operator
+    operator = config.operator
     return Model(
         info=info,
         policy=policy,

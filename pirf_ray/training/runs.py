@@ -6,6 +6,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from envs.common.journals import Journal
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import CheckpointError, ModelInfo
 from pirf_ray.diffusion.denoiser import Denoiser
+from pirf_ray.training.checks import check_named
 from pirf_ray.training.outcome import Outcome
 from pirf_ray.training.records import UpdateRecord
-from pirf_ray.training.settings import TrainConfig
+from pirf_ray.training.settings import TrainConfig, named_parts
 
 KEPT_CHECKPOINTS = 2
 BEST = "best"
-STOP_FILE = ".stop"
+STOP_FILE, FAILURE_FILE = ".stop", ".failure"
 log = logging.getLogger(__name__)
 
 
@@ -67,10 +69,16 @@ class RunPaths:
         return self.root / "report.png"
 
 
-def load_settings(path: Path) -> TrainConfig:
-    """Return the settings of a run's config.json; CheckpointError if it is not one."""
+def load_settings(path: Path, given: Iterable[str] | None = ()) -> TrainConfig:
+    """Return the settings of a run's config.json; CheckpointError if it is not one.
+
+    ConfigError if it names code that the user did not name (``given``): a settings file decides about no import. ``given`` None:
+    a caller that starts no program, or that has checked the file before.
+    """
     try:
-        return TrainConfig.from_json(read_json(path))
+        data = read_json(path)
+        check_named(named_parts(data), path, given)
+        return TrainConfig.from_json(data)
     except FileFormatError as error:
         raise CheckpointError(str(error)) from None
     except (TypeError, KeyError, AttributeError) as error:
@@ -98,9 +106,9 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, root: Path) -> "RunDirectory":
-        """Return an existing run; CheckpointError if there is none."""
-        return cls(root, load_settings(RunPaths(root=root).config))
+    def open(cls, root: Path, given: Iterable[str] | None = ()) -> "RunDirectory":
+        """Return an existing run; CheckpointError if there is none. ``given``: names of parts that the user named."""
+        return cls(root, load_settings(RunPaths(root=root).config, given))
 
     def locked(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Lock the run; DirectoryTakenError if another process has it for longer than ``patience`` seconds."""
@@ -110,6 +118,11 @@ class RunDirectory:
     def stop_file(self) -> Path:
         """Return the file that asks the learner to end after its update, with a checkpoint."""
         return self.paths.root / STOP_FILE
+
+    @property
+    def failure_file(self) -> Path:
+        """Return the file in which the learner names an error that no restart mends."""
+        return self.paths.root / FAILURE_FILE
 
     def load_base(self) -> tuple[ModelInfo, Denoiser]:
         """Return the base model."""

@@ -95,11 +95,17 @@ def test_a_sweep_is_read_back_and_resumed_with_its_own_settings(tmp_path: Path) 
 
 
 def test_a_directory_of_an_older_version_is_read(tmp_path: Path) -> None:
-    """Settings were in other groups there."""
+    """Settings were in other groups there, and the parts of a training had no names but the objective's."""
     made = created(arguments(tmp_path))
     stored = json.loads((made.root / SETTINGS).read_text())
     config = stored["config"]
-    config["pirf"] = {"objective": config.pop("objective"), **config.pop("policy"), **config.pop("parameters")}
+    for part in ("reward", "maker", "credit", "parameters", "regularizers"):
+        del config[part]
+    config["reward"], config["regularization"] = config.pop("reward_settings"), config.pop("regularizers_settings")
+    own = {**config.pop("parameters_settings"), "lora_rank": 0}
+    config["pirf"] = {"objective": config.pop("objective"), **config.pop("policy"), **own}
+    for part in ("objective", "maker", "credit"):
+        assert config.pop(f"{part}_settings") == ({"path_kl": 0.0} if part == "objective" else {})
     config["sampler"] |= config.pop("correction")
     config["rollout"] |= config.pop("actor")
     (made.root / SETTINGS).write_text(json.dumps(stored))
@@ -120,6 +126,21 @@ def test_files_that_are_no_sweep_are_named(tmp_path: Path) -> None:
     (tmp_path / SETTINGS).write_text('{"config": {}}')
     with pytest.raises(CheckpointError, match="not a sweep's settings"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("setting", ["objective", "parameters", "credit", "maker", "reward"])
+def test_names_of_parts_among_varied_values_are_checked_before_they_are_imported(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trap.py").write_text("raise SystemExit('the code was run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PIRF_RAY_PDES", "")
+    made = created(arguments(tmp_path))
+    stored = json.loads((made.root / SETTINGS).read_text())
+    stored["arguments"]["space"]["vary"] = {setting: "x, trap:y"}
+    (made.root / SETTINGS).write_text(json.dumps(stored))
+    with pytest.raises(ConfigError, match="names code of the module 'trap'"):
+        load(made.root)
 
 
 def test_nothing_is_made_of_what_cannot_run(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_space_around_each_preset_holds_it(preset: str, env: str) -> None:
     config = PRESETS[preset](env)
     made = SearchSpace.around(config, decoder_levels=3)
     assert made.outside() == [] and made.regularizer == ("l2" if preset == "paper" else "anchor")
-    trial = optuna.trial.FixedTrial({"layer_mode": config.parameters.layer_mode, **made.preset()})
+    trial = optuna.trial.FixedTrial({"layer_mode": config.parameters_settings.layer_mode, **made.preset()})
     again = made.run_config(made.suggest(trial))
     if preset == "paper":  # what a prefix that serves one update needs of staleness is less than the preset allows
         again = replace(again, rollout=replace(again.rollout, staleness=config.rollout.staleness))
@@ -97,8 +97,8 @@ def test_what_is_narrowed_and_varied_is_searched() -> None:
     assert all(text in str(made) for text in texts.values()) and "strength of anchor" in str(made)
     trial = optuna.create_study().ask()
     config = made.run_config(made.suggest(trial))
-    assert config.optimizer.updates == 3 and config.optimizer.ema_decay in (0.9, 0.95) and config.parameters.levels == 0
-    assert config.regularization.anchor == trial.params["regularization"]
+    assert config.optimizer.updates == 3 and config.optimizer.ema_decay in (0.9, 0.95) and config.parameters_settings.levels == 0
+    assert config.regularizers_settings.anchor == trial.params["regularization"]
     assert {"updates", "levels", "layer_mode"}.isdisjoint(trial.params)
 
 
@@ -148,9 +148,33 @@ def test_every_setting_of_a_run_can_be_varied() -> None:
     config = tiny_config(l2=0.0, anchor=0.0)
     kinds = setting_kinds(config)
     assert kinds["updates"] is int and kinds["ema_decay"] is float and kinds["schedule"] is str
-    assert set(kinds) == set(flat(config)) - {"env", "resolution", "weights"}
+    assert set(kinds) == set(flat(config)) - {"env", "resolution", "weights", "regularizers"}
     assert SearchSpace.around(config, decoder_levels=LEVELS).texts()["regularization"] == "0.0001:10"
     assert SearchSpace.around(replace(config, optimizer=OptimizerSettings(batch=4, micro_batch=4)), decoder_levels=LEVELS)
+
+
+def test_a_yes_or_no_is_varied_by_its_text() -> None:
+    config = tiny_config(
+        objective="policy-gradient", solver="stochastic", regularizers=("l2",), strategy="fresh", group=2, normalize=False
+    )
+    made = SearchSpace.around(config, decoder_levels=LEVELS, varied={"normalize": "true,false", "kl-in-return": "true"})
+    assert made.preset()["normalize"] == "false" and made.regularizer == "l2"
+    for asked, normalize in (("true", True), ("false", False)):
+        trial = optuna.trial.FixedTrial(
+            {"layer_mode": "freeze", **made.preset(), "levels": 0, "normalize": asked, "regularization": 0.05}
+        )
+        run = made.run_config(made.suggest(trial))
+        assert (run.credit_settings.normalize, run.objective_settings.kl_in_return) == (normalize, True)
+        assert run.regularizers_settings.l2 == 0.05
+    with pytest.raises(ConfigError, match="--vary normalize: expected true or false, got 'maybe'"):
+        SearchSpace.around(config, decoder_levels=LEVELS, varied={"normalize": "maybe"})
+
+
+def test_a_run_without_the_regularizer_is_told() -> None:
+    config = tiny_config(regularizers=("l2",))
+    with pytest.raises(ConfigError, match=r"--regularizer anchor: this run has other regularizers \(l2\)"):
+        SearchSpace.around(config, decoder_levels=LEVELS, regularizer="anchor")
+    assert SearchSpace.around(config, decoder_levels=LEVELS).regularizer == "l2"
 
 
 def test_values_of_each_goal() -> None:

@@ -30,7 +30,7 @@ GUARD = GuardMetrics(
 def record(update: int, guard: GuardMetrics | None = None) -> UpdateRecord:
     return UpdateRecord(
         update=update,
-        metrics=UpdateMetrics(reward=0.0, anchor=0.0, grad_norm=1.0, learning_rate=1e-3, skipped=0, weight_distance=0.0),
+        metrics=UpdateMetrics(reward=0.0, grad_norm=1.0, learning_rate=1e-3, skipped=0, weight_distance=0.0),
         rollout=RolloutMetrics(sample_ids=(0,), staleness_max=0, samples_per_second=1.0),
         timing=Timing(wait=0.0, learn=0.0, sync=0.0),
         guard=guard,
@@ -46,6 +46,14 @@ def test_a_score_is_the_lowest_residual_inside_the_limits_so_far() -> None:
     curve.add(record(6, replace(GUARD, residual=0.5)))
     curve.add(record(8, replace(GUARD, residual=0.0)))
     assert points == [(2, 0.0), (4, -1.0), (6, -1.0), (8, math.inf)], "the base model's until one is inside"
+
+
+def test_a_run_without_a_residual_has_no_learning_curve() -> None:
+    """A PDE without operators."""
+    points: list[tuple[int, float]] = []
+    curve = LearningCurve(lambda *point: points.append(point))
+    curve.add(record(2, replace(GUARD, residual=None, residual_median=None, over_floor=None, base_residual=None, reward=-1.0)))
+    assert points == []
 
 
 def test_records_that_a_continued_run_makes_again_are_no_points() -> None:
@@ -92,10 +100,10 @@ def test_a_run_of_other_settings_is_refused_and_its_error_stays_with_it(tmp_path
     run = start_run(tmp_path, tiny_config())
     with pytest.raises(ValueError, match="other settings than this trial's"):
         open_run(run.paths.root, tiny_config(updates=8), tmp_path / "base")
-    broken = tiny_config(objective="nothing")
-    with pytest.raises(ValueError, match="unknown objective"):
+    broken = tiny_config(objective="draft-lv")
+    with pytest.raises(ValueError, match="truncation must be 1, got 2"):
         run_trial(job(tmp_path), 0, broken, lambda *_: None)
-    assert "unknown objective 'nothing'" in (tmp_path / "trials/0000" / ERROR).read_text()
+    assert "--objective draft-lv differentiates the last step only" in (tmp_path / "trials/0000" / ERROR).read_text()
 
 
 def test_a_run_left_without_settings_is_made_again(tmp_path: Path) -> None:

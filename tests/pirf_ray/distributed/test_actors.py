@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from envs.common.checks import ConfigError
+from pirf_ray.distributed.actors import RolloutActor
 from pirf_ray.distributed.cluster import check_run, count_room, fits, pieces_of
 from pirf_ray.distributed.communicator import TorchCommunicator
 from pirf_ray.distributed.weights import WeightMessage, WeightMismatch
@@ -21,9 +23,11 @@ from pirf_ray.learning.communicator import Communicator, SingleProcess
 from pirf_ray.training.finetuning import FineTuning
 from pirf_ray.training.records import UpdateRecord
 from pirf_ray.training.settings import TrainConfig
-from tiny_models import CPU, EXACT, start_run, tiny_config, tiny_denoiser, tiny_info, tiny_source, write_base
+from tiny_models import CPU, EXACT, start_run, tiny_config, tiny_denoiser, tiny_info, tiny_learner, tiny_source, write_base
 
 CONFIG = tiny_config(**EXACT)
+LEARNABLE: dict[str, Any] = {"objective": "surrogate", "surrogate_width": 4, "regularizers": ("l2",)}
+LOW_RANK: dict[str, Any] = {"parameters": "low-rank", "lora_rank": 2}
 
 
 def test_weights_survive_the_trip_and_are_copies() -> None:
@@ -72,7 +76,38 @@ def test_an_actor_knows_neither_the_learner_nor_an_optimizer() -> None:
     code = "import sys, pirf_ray.distributed.actors; print([m for m in sys.modules if m.startswith('pirf_ray.learning')])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "rollouts.prefixes" in loaded
-    assert "learner" not in loaded and "objectives" not in loaded and "parameters" not in loaded
+    for name in ("learner", "objectives", "optimization", "learnables", "losses", "credit", "regularizers"):
+        assert f"pirf_ray.learning.{name}" not in loaded
+
+
+@pytest.mark.parametrize("settings", [{}, LOW_RANK], ids=["layers", "low-rank"])
+def test_an_actor_makes_what_this_process_makes(settings: dict[str, Any], tmp_path: Path) -> None:
+    """From what the learner publishes: learning tensors alone, of the layers or of the factors."""
+    config, base = tiny_config(**EXACT, **settings), write_base(tmp_path / "base")
+    learner, here = tiny_learner(config), tiny_source(config)
+    here.publish(0, learner.published())
+    learner.update(here.batch(0))
+    here.publish(1, learner.published())
+    actor = RolloutActor(config.rollout_task({}), base, 1, "cpu")
+    message = WeightMessage.pack(1, learner.published())
+    assert message.arrays.keys() == learner.weights().keys()
+    expected = here.batch(1)[0]
+    found = actor.make(config.plan().batch_chunks(1)[0], 1, message)
+    assert found.sample_ids == expected.sample_ids and found.policy_version == 1
+    torch.testing.assert_close(found.x, expected.x, rtol=1e-4, atol=1e-5)
+    with pytest.raises(WeightMismatch):
+        actor.load(2, message)
+
+
+def test_the_base_models_rollouts_need_no_weights(tmp_path: Path) -> None:
+    actor = RolloutActor(tiny_config().rollout_task({}), write_base(tmp_path / "base"), 1, "cpu")
+    assert actor.make(3, 0, None).sample_ids == (6, 7) and actor.version is None
+
+
+def test_an_actor_refuses_a_base_model_of_another_pde(tmp_path: Path) -> None:
+    task = tiny_config(env="Poisson-v0").rollout_task({})
+    with pytest.raises(ValueError, match="the model belongs to Burgers-v0 .*the environment to Poisson-v0"):
+        RolloutActor(task, write_base(tmp_path / "base"), 1, "cpu")
 
 
 def fit(config: TrainConfig, communicator: Communicator) -> dict[str, torch.Tensor]:
@@ -89,7 +124,7 @@ def first_gradient(communicator: Communicator) -> torch.Tensor:
     source = tiny_source(CONFIG) if communicator.rank == 0 else None
     tuning = FineTuning(CONFIG, tiny_info(), tiny_denoiser(), source=source, communicator=communicator, device=CPU)
     tuning.step()
-    return torch.cat([p.grad.flatten() for p in tuning.learner.parameters.values() if p.grad is not None])
+    return torch.cat([p.grad.flatten() for p in tuning.learner.optimizer.parameters])
 
 
 def worker(rank: int, folder: str) -> None:
@@ -118,7 +153,7 @@ def ray_here() -> Iterator[None]:
 
 
 def distributed_fit(tmp_path: Path, config: TrainConfig, kill_at: int | None = None) -> tuple[FineTuning, list[UpdateRecord]]:
-    """The canonical loop in this process, prefixes from Ray actors."""
+    """The canonical loop in this process, rollouts from Ray actors."""
     import ray
 
     from pirf_ray.distributed.driver import start_actors
@@ -144,11 +179,14 @@ def distributed_fit(tmp_path: Path, config: TrainConfig, kill_at: int | None = N
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
-@pytest.mark.parametrize("rollout", [{}, {"reuse": 2, "staleness": 3}], ids=["exact", "stale"])
-def test_same_bits_with_no_actor_one_two_or_four(tmp_path: Path, rollout: dict[str, int]) -> None:
-    expected = fit(CONFIG.with_settings(**rollout), SingleProcess())
+@pytest.mark.parametrize(
+    "settings", [{}, {"reuse": 2, "staleness": 3}, LEARNABLE, LOW_RANK], ids=["exact", "stale", "learnable", "low-rank"]
+)
+def test_same_bits_with_no_actor_one_two_or_four(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Also for trajectories with rewards of the actors, which teach a learnable, and for factors."""
+    expected = fit(CONFIG.with_settings(**settings), SingleProcess())
     for actors in (1, 2, 4):
-        config = CONFIG.with_settings(**rollout, actors=actors)
+        config = CONFIG.with_settings(**settings, actors=actors)
         weights = distributed_fit(tmp_path, config)[0].learner.weights()
         assert all(torch.equal(weights[name], expected[name]) for name in expected), f"{actors} actors"
 

@@ -14,9 +14,10 @@ from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import CheckpointError
 from pirf_ray.diffusion.sampling import finish
 from pirf_ray.learning.learner import TrainingDiverged
+from pirf_ray.learning.losses import Batch
 from pirf_ray.learning.regularizers.output_anchor import output_anchor
 from pirf_ray.learning.regularizers.weight_distance import weight_distance
-from pirf_ray.learning.rollouts.prefixes import Prefix
+from pirf_ray.learning.rollouts.records import Prefix
 from pirf_ray.training.models import load_model
 from pirf_ray.training.records import UpdateRecord
 from pirf_ray.training.runs import RunDirectory
@@ -71,10 +72,10 @@ def test_adam_takes_the_scheduled_step() -> None:
     one, two = (tiny_learner(tiny_config(updates=n, learning_rate=1e-3, schedule="cosine")) for n in (1, 2))
     rates = []
     for run in (one, two):
-        gradient = torch.ones(sum(p.numel() for p in run.parameters.values()))
-        for _ in range(run.settings.optimizer.updates):
+        gradient = torch.ones(sum(w.numel() for w in run.weights().values()))
+        for update in range(run.settings.optimizer.updates):
             before = torch.cat([w.flatten() for w in run.weights().values()]).clone()
-            run._apply(gradient, clip_norm=math.inf)
+            run.optimizer.step(gradient, rate=run.settings.optimizer.rate(update), clip_norm=math.inf)
             rates.append((before - torch.cat([w.flatten() for w in run.weights().values()])).mean().item())
     assert rates == pytest.approx([1e-3, 1e-3, 0.5e-3], rel=1e-3)
 
@@ -156,11 +157,9 @@ def test_l2_gradient_is_towards_the_pretrained_weights() -> None:
     plain, held = (tiny_learner(tiny_config(l2=l2, anchor=0.0)) for l2 in (0.0, 0.5))
     gradients = []
     for subject in (plain, held):
-        name = "dec.8x8_aux_conv.bias"
-        with torch.no_grad():
-            subject.parameters[name].add_(0.25)
-        rows = subject._accumulate([prefix(tiny_config())])
-        gradients.append(subject._reduce(rows)[0])
+        subject.weights()["dec.8x8_aux_conv.bias"].add_(0.25)
+        subject._accumulate(Batch(rollouts=prefix(tiny_config()), key=(0, 0)))
+        gradients.append(subject.optimizer.flat_gradient())
     difference = gradients[1] - gradients[0]
     assert difference.abs().max().item() == pytest.approx(2 * 0.5 * 0.25, rel=1e-4)
     assert (difference.abs() > 1e-4).sum() == 1
@@ -220,7 +219,7 @@ def test_smoothed_small_scales_are_outside_the_guard() -> None:
     assert watch is not None
     watch.floor = 1e-30  # whatever the residual of an untrained net is, it is not below the floor
     with torch.no_grad():
-        own = torch.cat([finish(watch.process, policy.base_from, start) for start in watch._starts])
+        own = torch.cat([finish(watch.process, policy.base_from, start.state) for start in watch._starts])
     watch.real = watch.pde.normalizer.to_physical(own)
     watch.base = replace(watch.base, spectrum=torch.zeros_like(watch.base.spectrum))  # of the truth itself
     assert watch.measure(policy).drift.spectrum_rise == pytest.approx(0, abs=1e-6)
@@ -339,6 +338,7 @@ def test_settings_of_a_file_with_older_groups_are_read() -> None:
             "pool_start": 4,
             "pool_growth": 2,
         },
-        **{name: config.to_json()[name] for name in ("regularization", "optimizer", "learner", "guard", "evaluation")},
+        "regularization": {"l2": 0.01, "anchor": 1.0, "anchor_inputs": 1.0},
+        **{name: config.to_json()[name] for name in ("optimizer", "learner", "guard", "evaluation")},
     }
     assert TrainConfig.from_json(old) == config
