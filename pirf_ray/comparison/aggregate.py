@@ -33,7 +33,7 @@ def title_of(method: str) -> str:
 def source_of(method: str) -> str:
     """Return a method's paper."""
     known = METHODS.get(method.rpartition(":")[2])
-    return known.source if known else ""
+    return known.paper if known else ""
 
 
 def aggregate(cells: Sequence[Cell], header: Header) -> BenchmarkReport:

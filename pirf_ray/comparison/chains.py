@@ -15,7 +15,7 @@ from pirf_ray.comparison.jobs import Job, JobResult
 from pirf_ray.comparison.plan import EvaluationGrid
 from pirf_ray.comparison.tuning import best_settings, next_settings
 from pirf_ray.diffusion import checkpoints
-from pirf_ray.methods import FinishedMethod, Problem, Settings, Weights, find_method
+from pirf_ray.methods import Settings, Weights, find_method
 
 Chain = Generator[Job, JobResult, None]
 
@@ -35,21 +35,20 @@ class ChainMaker:
 
     def chain(self, env: str, method: str, base: Path) -> Chain:
         """Yield the jobs still to do; each result is written into the directory."""
-        info, denoiser = checkpoints.load_denoiser(base)
+        info, _ = checkpoints.load_meta(base)
         plan = self.directory.plan
-        problem = Problem(info=info, base=denoiser, num_steps=plan.train_steps)
         job = Job(kind="tune", env=env, method=method, base=base, plan=plan, settings={}, device=self.device)
-        settings = yield from self._tune(job, problem)
+        settings = yield from self._tune(job)
         for seed in self.grid.seeds_of(method):
-            yield from self._seed(replace(job, settings=settings, seed=seed), problem.pde)
+            yield from self._seed(replace(job, settings=settings, seed=seed), info.pde())
 
-    def _tune(self, job: Job, problem: Problem) -> Generator[Job, JobResult, Settings]:
+    def _tune(self, job: Job) -> Generator[Job, JobResult, Settings]:
         """Make the trials that are missing; return the best settings."""
-        method = find_method(job.method)
-        if not method.defaults(problem):
+        recipe = find_method(job.method)
+        if not recipe.search:
             return {}
         while len(trials := self.directory.trials(job.env, job.method)) < job.plan.trials:
-            settings = next_settings(method, problem, trials)
+            settings = next_settings(recipe, trials)
             self._keep((yield replace(job, settings=settings, trial=len(trials))))
         return best_settings(trials[: job.plan.trials])
 
@@ -91,8 +90,7 @@ class ChainMaker:
 
 def samples_of(name: str) -> str:
     """Return the method whose samples the named method finishes; empty if it makes its own."""
-    method = find_method(name)
-    return method.samples_of if isinstance(method, FinishedMethod) else ""
+    return find_method(name).samples_of
 
 
 def unfinished(

@@ -15,9 +15,8 @@ from pirf_ray.comparison.tuning import REFUSED, score
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.model import TUNED, Model
 from pirf_ray.diffusion.policy import Policy
-from pirf_ray.diffusion.sampling import SamplerSettings
 from pirf_ray.learning.learner import TrainingDiverged
-from pirf_ray.methods import FinishedMethod, Problem, Settings, Weights, find_method
+from pirf_ray.methods import Problem, Settings, Weights, find_method, running
 from pirf_ray.metrics import distances, spectra, statistics
 from pirf_ray.metrics.cost import Cost, Meter
 from pirf_ray.metrics.evaluation import evaluate_sets
@@ -110,12 +109,12 @@ def make_problem(job: Job) -> Problem:
 
 def method_model(problem: Problem, method: str, settings: Settings, weights: Weights) -> Model:
     """Return a method with what it has learned as a model, whose steps are those that methods train for."""
-    weights = {name: tensor.to(problem.device) for name, tensor in weights.items()}
+    recipe = find_method(method)
     return Model(
         info=problem.info,
-        policy=Policy(problem.base),
-        sampler=SamplerSettings(num_steps=problem.num_steps),
-        own_sampler=find_method(method).sampler(problem, settings, weights),
+        policy=Policy(problem.base, tuned=problem.base),
+        sampler=running.config_of(recipe, problem, settings).sampler,
+        own_sampler=running.sampler(recipe, problem, settings, weights),
     )
 
 
@@ -132,7 +131,7 @@ def sample(model: Model, *, count: int, seed: int, stream: str, batch: int) -> t
 def _tune(job: Job, problem: Problem) -> JobResult:
     plan = job.plan
     with Meter() as meter:
-        weights = find_method(job.method).train(problem, job.settings, budget=plan.trial_budget, seed=job.seed)
+        weights = running.train(find_method(job.method), problem, job.settings, budget=plan.trial_budget, seed=job.seed)
     fields, sampling = _validation_samples(method_model(problem, job.method, job.settings, weights), plan)
     metrics = _trial_metrics(problem.pde, fields, _base_validation(job.base, plan, job.device))
     cell = TrialCell(
@@ -172,7 +171,7 @@ def _base_validation(base: Path, plan: Plan, device: str) -> float:
 
 def _train(job: Job, problem: Problem) -> JobResult:
     with Meter() as meter:
-        weights = find_method(job.method).train(problem, job.settings, budget=job.plan.budget, seed=job.seed)
+        weights = running.train(find_method(job.method), problem, job.settings, budget=job.plan.budget, seed=job.seed)
     weights = {name: tensor.detach().cpu() for name, tensor in weights.items()}
     cell = TrainingCell(**job.identity, seed=job.seed, budget=job.plan.budget, cost=meter.cost)
     return JobResult(cells=[cell], weights=weights)
@@ -235,7 +234,7 @@ def _test_samples(job: Job, problem: Problem) -> list[MadeSamples]:
     plan, made = job.plan, []
     model = method_model(problem, job.method, job.settings, job.weights)
     for num_steps in job.num_steps:
-        stepped = replace(model, sampler=SamplerSettings(num_steps=num_steps))
+        stepped = replace(model, sampler=replace(model.sampler, num_steps=num_steps))
         fields, cost = sample(stepped, count=plan.samples, seed=job.seed, stream=TEST_NOISE, batch=plan.batch)
         which = {"num_steps": num_steps, "nfe": stepped.process.num_evaluations}
         made.append(MadeSamples(method=job.method, fields=fields, cost=cost, **which))
@@ -247,10 +246,10 @@ def _test_samples(job: Job, problem: Problem) -> list[MadeSamples]:
 
 def _finish(problem: Problem, name: str, fields: torch.Tensor, batch: int) -> tuple[torch.Tensor, Cost]:
     """Return the samples (n, c, h, w), physical units, that a finished method makes of another's, and the cost in all."""
-    method = find_method(name)
-    if not isinstance(method, FinishedMethod):
+    recipe = find_method(name)
+    if not recipe.samples_of:
         raise TypeError(f"{name} does not finish another method's samples")
-    normalizer, finisher = problem.pde.normalizer, method.finisher(problem)
+    normalizer, finisher = problem.pde.normalizer, running.finisher(recipe, problem)
     x = normalizer.to_model(fields).to(problem.device)
     with Meter() as meter, torch.no_grad():
         ended = [finisher(x[start : start + batch]).cpu() for start in range(0, len(x), batch)]

@@ -22,7 +22,7 @@ from pirf_ray.comparison.plan import EvaluationGrid, JobSettings
 from pirf_ray.comparison.summaries import Header
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import CheckpointError
-from pirf_ray.methods import METHODS, Problem, find_method
+from pirf_ray.methods import METHODS, find_method
 
 LIBRARIES = ("pirf_ray", "torch", "ray", "optuna", "gymnasium", "numpy")
 Say = Callable[[str], None]
@@ -46,9 +46,9 @@ def select(
 ) -> Selection:
     """Return what is compared, everything checked before anything is started. The error names the flag.
 
-    ``envs``: registered ids; empty: all whose base model ships or is given in ``bases``. ``methods``: empty: all.
+    ``envs``: registered ids; empty: all whose base model ships or is given in ``bases``. ``methods``: empty: all rows of the benchmark.
     """
-    asked = list(methods or METHODS)
+    asked = list(methods or (name for name, recipe in METHODS.items() if recipe.in_benchmark))
     own = {checkpoints.load_meta(path)[0].env_id: absolute(path) for path in bases}
     chosen = list(envs) or sorted({env for env, n in zoo.shipped() if n == resolution} | own.keys())
     if not chosen:
@@ -69,9 +69,7 @@ def measure(directory: BenchmarkDirectory, selection: Selection, *, jobs: JobSet
     bases, methods = selection.bases, selection.methods
     pairs = [(env, method) for env in bases for method in methods if not samples_of(method)]
     maker = ChainMaker(directory, selection.grid, methods, device=jobs.device)
-    info, denoiser = checkpoints.load_denoiser(next(iter(bases.values())))
-    problem = Problem(info=info, base=denoiser, num_steps=directory.plan.train_steps)
-    todo = count_jobs(maker, pairs, [m for m in methods if find_method(m).defaults(problem)])
+    todo = count_jobs(maker, pairs, [m for m in methods if find_method(m).search])
     say(f"{directory.root}: {len(directory.cells())} cells are finished, {todo} jobs to do")
     if not todo:
         return

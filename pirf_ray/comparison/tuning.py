@@ -11,7 +11,7 @@ import optuna
 
 from envs.common.search import Choice, Range, Spec, Value
 from pirf_ray.comparison.cells import TrialCell, TrialMetrics
-from pirf_ray.methods import Method, Problem, Settings
+from pirf_ray.methods import Recipe, Settings
 
 STARTUP_TRIALS = 2
 """Trials before TPE models what it has seen: the authors' settings and one at random."""
@@ -31,21 +31,20 @@ def score(metrics: TrialMetrics) -> float:
     return math.log10(residual) + ENERGY_PENALTY * max(0.0, energy - ENERGY_LIMIT)
 
 
-def next_settings(method: Method, problem: Problem, trials: Sequence[TrialCell]) -> Settings:
-    """Return the settings of the trial after the finished ones."""
+def next_settings(recipe: Recipe, trials: Sequence[TrialCell]) -> Settings:
+    """Return the settings of the trial after the finished ones. The first trial has the recipe's own."""
     if not trials:
-        return method.defaults(problem)
+        return recipe.defaults
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = method.search(problem)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=len(trials), n_startup_trials=STARTUP_TRIALS))
     for cell in trials:
         study.enqueue_trial(cell.settings)
         trial = study.ask()
-        for name, spec in space.items():
+        for name, spec in recipe.search.items():
             suggest(trial, name, spec)
         study.tell(trial, cell.score)
     following = study.ask()
-    return {name: suggest(following, name, spec) for name, spec in space.items()}
+    return {name: suggest(following, name, spec) for name, spec in recipe.search.items()}
 
 
 def best_settings(trials: Sequence[TrialCell]) -> Settings:

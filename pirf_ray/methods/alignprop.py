@@ -1,23 +1,21 @@
-"""AlignProp: random truncation, low-rank factors, gradient checkpointing."""
+"""AlignProp: random truncation up to K, low-rank factors with a rate of their own, gradient checkpointing."""
 
-from typing import Any
+from envs.common.search import Range
+from pirf_ray.methods.base import Recipe, register
+from pirf_ray.methods.shared import BY_REWARD
 
-from pirf_ray.methods.base import Problem, Settings, register
-from pirf_ray.methods.reward_tuned import ByReward
-
-
-@register
-class AlignProp(ByReward):
-    """Random truncation up to K, low-rank factors of rank 4 with a rate of their own, gradient checkpointing."""
-
-    name = "alignprop"
-    title = "AlignProp"
-    source = "Prabhudesai et al. 2023, arXiv 2310.03739"
-    objective = "alignprop"
-    rates = (1e-4, 1e-2)
-
-    def defaults(self, problem: Problem) -> Settings:
-        return {"learning_rate": 1e-3, "l2": 1.0}
-
-    def changes(self, settings: Settings) -> dict[str, Any]:
-        return {**super().changes(settings), "lora_rank": 4}
+register(
+    Recipe(
+        name="alignprop",
+        title="AlignProp",
+        paper="Prabhudesai et al. 2023, arXiv 2310.03739",
+        settings={
+            **BY_REWARD,
+            "objective": "alignprop",
+            "parameters": "low-rank",
+            "lora_rank": 4,
+            "learning_rate": 1e-3,
+        },
+        search={"learning_rate": Range(1e-4, 1e-2), "l2": Range(1e-2, 100.0)},
+    )
+)

@@ -1,17 +1,17 @@
-"""The base model as it is."""
+"""The base model's samples, as they are and with this package's corrections."""
 
-from pirf_ray.diffusion.policy import Policy
-from pirf_ray.diffusion.sampling import PolicySampler, Sampler
-from pirf_ray.methods.base import Method, Problem, Settings, Weights, register
+from pirf_ray.methods.base import Recipe, register
+from pirf_ray.training.presets import CORRECTIONS
 
+register(Recipe(name="base", title="base", paper="EDM, Karras et al. 2022, arXiv 2206.00364"))
 
-@register
-class Base(Method):
-    """The model that every other method starts from."""
-
-    name = "base"
-    title = "base"
-    source = "EDM, Karras et al. 2022, arXiv 2206.00364"
-
-    def sampler(self, problem: Problem, settings: Settings, weights: Weights) -> Sampler:
-        return PolicySampler(Policy(problem.base))
+register(  # the difference to pirf_ray's default is what the learned weights add
+    Recipe(
+        name="base-corrected",
+        title="base + our corrections",
+        paper="this package: corrections",
+        samples_of="base",
+        finisher="correct",
+        finisher_settings={"corrections": CORRECTIONS},
+    )
+)

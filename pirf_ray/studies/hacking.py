@@ -238,7 +238,7 @@ class Panel:
     """A number of the guard's evaluations against updates."""
 
     title: str
-    value: Callable[[GuardMetrics], float]
+    value: Callable[[GuardMetrics], float | None]
     bounds: Callable[[GuardSettings], tuple[float, ...]]
     """Limits on the number."""
     scale: str = "log"

@@ -19,12 +19,11 @@ from pirf_ray.cli.errors import run_command
 from pirf_ray.cli.flags import not_there, parse
 from pirf_ray.cli.progress import print_table
 from pirf_ray.diffusion import checkpoints
-from pirf_ray.diffusion.policy import PolicySettings
 from pirf_ray.distributed.actors import RolloutActor
 from pirf_ray.distributed.weights import WeightMessage
 from pirf_ray.learning.parameters import layers
-from pirf_ray.learning.rollouts.plan import sample_ids
-from pirf_ray.learning.rollouts.prefixes import Prefix, PrefixTask
+from pirf_ray.learning.rollouts.records import Prefix, Rollouts
+from pirf_ray.learning.rollouts.sources import RolloutTask
 from pirf_ray.training.presets import small
 from pirf_ray.training.settings import TrainConfig
 
@@ -69,18 +68,19 @@ class SleepingActor(RolloutActor):
     It takes and checks real weights, and its prefixes have the real size.
     """
 
-    def __init__(self, task: PrefixTask, policy: PolicySettings, base: Path, threads: int, device: str, seconds: float) -> None:
-        super().__init__(task, policy, base, threads, device)
+    def __init__(self, task: RolloutTask, base: Path, threads: int, device: str, seconds: float) -> None:
+        super().__init__(task, base, threads, device)
         self.seconds = seconds
 
-    def make(self, chunk: int, version: int, message: WeightMessage | None) -> Prefix:
+    def make(self, chunk: int, version: int, message: WeightMessage | None) -> Rollouts:
         """Return zeros in place of the chunk's prefix, after the sleep."""
         self.load(version, message)
         time.sleep(self.seconds)
-        task = self.maker.task
-        ids = tuple(sample_ids(chunk, task.chunk))
-        x = torch.zeros((len(ids), *self.maker.env.pde.shape))
-        return Prefix(x=x, step=task.stop_step, sample_ids=ids, policy_version=version, base_output=None)
+        task = self.worker.task
+        wanted = task.requests(chunk, version)
+        x = torch.zeros((len(wanted.sample_ids), *self.worker.env.pde.shape))
+        step = task.context.stop_step
+        return Prefix(x=x, step=step, sample_ids=wanted.sample_ids, groups=wanted.groups, policy_version=version)
 
 
 @dataclass(frozen=True, kw_only=True)

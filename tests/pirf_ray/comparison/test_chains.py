@@ -34,7 +34,9 @@ def test_a_chain_tunes_trains_and_evaluates(tmp_path: Path, base: Path) -> None:
         evaluation = directory.evaluation("Burgers-v0", "tilt", 3, 1)
         assert evaluation.settings == best
         assert evaluation.nfe == evaluation.cost.network_forwards == 5
-        assert directory.load_weights("Burgers-v0", "tilt", 1)["shift"].item() == pytest.approx(best["shift"] + 1)
+        for seed, sign in ((0, 1), (1, -1)):  # 4 updates, each a step of the learning rate
+            shift = directory.load_weights("Burgers-v0", "tilt", seed)["shift"].item()
+            assert shift == pytest.approx(sign * 4 * best["learning_rate"], rel=1e-5)
         assert set(directory.samples("Burgers-v0", ["tilt"])) == {("Burgers-v0", "tilt"), ("Burgers-v0", "data")}
 
 
@@ -65,7 +67,7 @@ def test_lost_weights_are_trained_again(tmp_path: Path, base: Path) -> None:
 
 @pytest.mark.usefixtures("tilt")
 def test_a_training_that_diverges_is_a_result(base: Path) -> None:
-    steep = {"method": "tilt", "settings": {"shift": TOO_STEEP}}
+    steep = {"method": "tilt", "settings": {"learning_rate": TOO_STEEP}}
     (trial,) = run_job(job_of(base, kind="tune", trial=2, **steep)).cells
     assert isinstance(trial, TrialCell) and trial.metrics is None
     assert (trial.failed, trial.score, trial.trial) == ("too steep", REFUSED, 2)

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from comparison_cells import Tilt, tried
+from comparison_cells import TILT, tried
 from pirf_ray.comparison.cells import TrialCell, TrialMetrics
 from pirf_ray.comparison.tuning import REFUSED, best_settings, next_settings, score
-from pirf_ray.methods import Problem
 
 
 def test_score_prefers_low_residuals_inside_the_fidelity_limit() -> None:
@@ -21,15 +20,17 @@ def test_score_prefers_low_residuals_inside_the_fidelity_limit() -> None:
         assert score(replace(metrics, **broken)) == REFUSED
 
 
-def test_trials_begin_with_the_defaults_and_are_the_same_after_a_stop(problem: Problem) -> None:
-    method, trials = Tilt(), []
+def test_trials_begin_with_the_defaults_and_are_the_same_after_a_stop() -> None:
+    trials: list[TrialCell] = []
     for number in range(4):
-        settings = next_settings(method, problem, trials)
+        settings = next_settings(TILT, trials)
         stored = [TrialCell.from_json(json.loads(json.dumps(cell.to_json()))) for cell in trials]
-        assert settings == next_settings(method, problem, stored)
-        cell = replace(tried("Burgers-v0", "tilt", number, 0.01, 1.0), settings=settings, score=abs(settings["shift"] - 0.3))
+        assert settings == next_settings(TILT, stored)
+        cell = replace(
+            tried("Burgers-v0", "tilt", number, 0.01, 1.0), settings=settings, score=abs(settings["learning_rate"] - 0.3)
+        )
         trials.append(cell)
-    assert trials[0].settings == {"shift": 0.5}
-    assert len({cell.settings["shift"] for cell in trials}) == 4
+    assert trials[0].settings == {"learning_rate": 0.5}
+    assert len({cell.settings["learning_rate"] for cell in trials}) == 4
     assert best_settings(trials) == min(trials, key=lambda cell: cell.score).settings
     assert best_settings([]) == {}

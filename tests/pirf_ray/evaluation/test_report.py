@@ -20,9 +20,7 @@ from pirf_ray.training.records import RolloutMetrics, Timing, UpdateRecord
 
 def record(update: int, terms: dict[str, TermMetrics], guard: GuardMetrics | None = None) -> UpdateRecord:
     """Return the record of an update."""
-    metrics = UpdateMetrics(
-        reward=0.0, anchor=0.0, grad_norm=1.0, learning_rate=1e-4, skipped=0, weight_distance=0.1, terms=terms
-    )
+    metrics = UpdateMetrics(reward=0.0, grad_norm=1.0, learning_rate=1e-4, skipped=0, weight_distance=0.1, terms=terms)
     return UpdateRecord(
         update=update,
         metrics=metrics,
