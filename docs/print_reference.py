@@ -14,16 +14,18 @@ import pirf_ray
 from envs.data import datasets
 from envs.environments import DenoisingEnv, DenoisingVectorEnv
 from envs.pdes import REGISTRY, make_pde
-from pirf_ray import zoo
 from pirf_ray.__main__ import modules, summary_of
 from pirf_ray.cli.pretraining import PretrainArguments
 from pirf_ray.diffusion import checkpoints
+from pirf_ray.diffusion.sampling import SAMPLERS
 from pirf_ray.evaluation import samples
 from pirf_ray.learning.objectives import OBJECTIVES
+from pirf_ray.learning.parameters import PARAMETERS
 from pirf_ray.learning.updates import TermMetrics, UpdateMetrics
-from pirf_ray.methods import METHODS, Problem
+from pirf_ray.methods import METHODS, Recipe
 from pirf_ray.metrics import results
 from pirf_ray.metrics.drift import Drift, DriftLimits
+from pirf_ray.steering import FINISHERS, STEERERS
 from pirf_ray.training.guard import GuardMetrics
 from pirf_ray.training.presets import PRESETS
 from pirf_ray.training.records import RolloutMetrics, Timing, UpdateRecord
@@ -254,18 +256,32 @@ def file_formats() -> Iterator[str]:
 
 
 def methods() -> Iterator[str]:
-    """Yield the methods and objectives with their papers."""
-    info, base = checkpoints.load_denoiser(zoo.find("Poisson-v0", 32))
-    problem = Problem(info=info, base=base)
+    """Yield the methods with their papers, and the parts that they are made of."""
+    yield template("methods")
     rows = []
-    for name, method in METHODS.items():
-        searched = ", ".join(f"{setting} {spec}" for setting, spec in method.search(problem).items())
-        rows.append((f"`{name}`", method.title, method.source, "yes" if method.trains else "no", searched or "nothing"))
-    yield "`benchmark --methods NAME ...` compares them. The search ranges are those of Poisson.\n"
-    yield table(("name", "title", "source", "trains", "searches"), rows)
-    yield "## Objectives\n\n`train --objective NAME`. Each is a file in `pirf_ray/learning/objectives/`.\n"
-    said = {name: docstring(sys.modules[type(objective).__module__]) for name, objective in OBJECTIVES.items()}
-    yield table(("name", "what it does"), [(f"`{name}`", " ".join(text.split("\n\n")[0].split())) for name, text in said.items()])
+    for name, recipe in METHODS.items():
+        searched = ", ".join(f"{setting} {spec}" for setting, spec in recipe.search.items())
+        rows.append((f"`{name}`", recipe.title, recipe.paper, made_of(recipe), searched or "nothing"))
+    yield table(("name", "title", "paper", "made of", "searches"), rows)
+    for title, flag, parts in (
+        ("Objectives", "train --objective", OBJECTIVES),
+        ("Learning parameters", "train --parameters", PARAMETERS),
+        ("Steerers", "", STEERERS),
+        ("Samplers", "", SAMPLERS),
+        ("Finishers", "", FINISHERS),
+    ):
+        rooms = sorted({part.__module__.rpartition(".")[0].replace(".", "/") for part in parts.values()})
+        where = "Their files are in " + " and ".join(f"`{room}/`" for room in rooms) + ".\n"
+        yield f"## {title}\n\n" + (f"`{flag} NAME`. " if flag else "") + where
+        yield table(("name", "what it does"), [(f"`{name}`", docstring(parts[name]).splitlines()[0]) for name in sorted(parts)])
+
+
+def made_of(recipe: Recipe) -> str:
+    """Return the parts that a recipe names."""
+    chosen = {part: recipe.settings.get(part) for part in ("objective", "parameters")}
+    chosen |= {"steerer": recipe.steerer, "sampler": recipe.sampler, "samples of": recipe.samples_of}
+    chosen |= {"finisher": recipe.finisher if recipe.finisher != "none" else ""}
+    return ", ".join(f"{part} `{name}`" for part, name in chosen.items() if name) or "the base model"
 
 
 PAGES: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {

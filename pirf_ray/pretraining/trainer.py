@@ -20,7 +20,7 @@ from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import ModelInfo
 from pirf_ray.diffusion.denoiser import Denoiser
 from pirf_ray.diffusion.ema import Ema
-from pirf_ray.diffusion.losses.denoising import denoising_loss
+from pirf_ray.diffusion.losses import LOSSES
 from pirf_ray.diffusion.networks import NetworkConfig
 from pirf_ray.learning.communicator import Communicator, SingleProcess
 
@@ -46,6 +46,8 @@ class PretrainSettings:
     """Number of images of the linear warm-up."""
     ema_decay: float = 0.999
     """Decay per update of the moving average of the weights."""
+    loss: str = "denoising"
+    """Loss: denoising (EDM); your own: module:name."""
     noise_mean: float = -1.2
     """Mean of ln sigma in training. EDM has -1.2 for data of standard deviation 0.5."""
     noise_std: float = 1.2
@@ -185,6 +187,7 @@ class Pretrainer:
                 settings.network, self.info.sigma_data, bf16=settings.precision == "bf16", compiled=compiled
             )
         self.denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss = LOSSES.make(settings.loss)
         self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=settings.learning_rate)
         self.ema = Ema(self._tensors(), settings.ema_decay)
         self.update_index = 0
@@ -234,7 +237,7 @@ class Pretrainer:
         sigma, noise = sigma.to(self.device), noise.to(self.device)
         dropout = self.settings.network.dropout > 0
         with dropout_seed(self.settings.seed, self.update_index, rank, self.device) if dropout else nullcontext():
-            loss = denoising_loss(self.denoiser, y, sigma, noise) / world
+            loss = self.loss(self.denoiser, y, sigma, noise) / world
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

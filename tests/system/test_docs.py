@@ -127,7 +127,7 @@ def test_physics_of_the_example(place: Path) -> None:
 import gymnasium, torch, numpy as np
 env = gymnasium.make("advection_diffusion:AdvectionDiffusion-v0", resolution=16, speed=0.3)
 from envs.pdes import make_pde
-assert env.unwrapped._episode.pde.parameters == {"speed": 0.3, "diffusivity": 0.005}
+assert env.unwrapped.parameters == {"speed": 0.3, "diffusivity": 0.005}
 found = []
 for n in (64, 128):
     pde = make_pde("AdvectionDiffusion-v0", n)
