@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         register_reward,
     )
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "Evaluation",
     "Model",

@@ -69,7 +69,7 @@ class TrialMetrics:
             energy_ratio=after.energy_distance / before.energy_distance,
             amplitude_ratio=max(ratios, key=_distance_from_one),
             spectrum_rise=after.log_spectrum_error - before.log_spectrum_error,
-            resolve=tuned.resolve.median,
+            resolve=math.nan if tuned.resolve_median is None else tuned.resolve_median,
         )
 
     @property

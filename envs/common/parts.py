@@ -64,12 +64,12 @@ def settings_of(part: type) -> type[PartSettings]:
 
 def merged_settings(parts: Iterable[type]) -> type[PartSettings]:
     """Return one settings class with the settings of several parts. TypeError if two parts share a name of a setting."""
-    return _merged(tuple(parts))
+    kinds = dict.fromkeys(settings_of(part) for part in parts)
+    return _merged(tuple(kind for kind in kinds if kind is not PartSettings))
 
 
 @lru_cache
-def _merged(parts: tuple[type, ...]) -> type[PartSettings]:
-    kinds = list(dict.fromkeys(settings_of(part) for part in parts if settings_of(part) is not PartSettings))
+def _merged(kinds: tuple[type[PartSettings], ...]) -> type[PartSettings]:
     names = [f.name for kind in kinds for f in fields(kind)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -77,9 +77,18 @@ def _merged(parts: tuple[type, ...]) -> type[PartSettings]:
     if len(kinds) <= 1:
         return kinds[0] if kinds else PartSettings
     title = "".join(kind.__name__.removesuffix("Settings") for kind in kinds) + "Settings"
-    made = make_dataclass(title, [], bases=tuple(kinds), frozen=True, kw_only=True)
+    made = make_dataclass(title, [], bases=kinds, namespace={"__reduce__": _reduced, "kinds": kinds}, frozen=True, kw_only=True)
     made.__doc__ = " ".join(inspect.getdoc(kind) or "" for kind in kinds)
     return cast(type[PartSettings], made)
+
+
+def _reduced(settings: Any) -> tuple[Any, ...]:
+    """Return how pickle makes merged settings again: no module holds their class."""
+    return _made_again, (settings.kinds, {f.name: getattr(settings, f.name) for f in fields(settings)})
+
+
+def _made_again(kinds: tuple[type[PartSettings], ...], values: dict[str, Any]) -> PartSettings:
+    return _merged(kinds)(**values)
 
 
 def members(protocol: type) -> list[str]:
@@ -106,7 +115,7 @@ def require_protocol(part: object, protocol: type, what: str) -> None:
         )
 
 
-class PartRegistry(Registry[type], Generic[P]):
+class PartRegistry(Registry[type[P]], Generic[P]):
     """A registry of part classes of one kind, with their settings, their protocol and a line about each."""
 
     def __init__(self, kind: str, protocol: type, *, flag: str = "") -> None:
@@ -122,9 +131,9 @@ class PartRegistry(Registry[type], Generic[P]):
 
         TypeError if the class does not make a part of the kind.
         """
-        cls = self.find(name)
+        cls: Any = self.find(name)  # each kind's constructor has arguments of its own
         own = settings_of(cls)
         chosen = own() if settings is None else settings if isinstance(settings, own) else settings.cast(own)
-        part = cls(chosen, *arguments)
+        part: P = cls(chosen, *arguments)
         require_protocol(part, self.protocol, f"{self.kind} {name!r}")
-        return cast(P, part)
+        return part

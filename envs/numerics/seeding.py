@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def _fill(seeds: Sequence[int], stream: str, sample_ids: Sequence[int], out: np.
     philox = np.random.Philox(0)
     drawer = np.random.Generator(philox)
     key, counter = np.array([0, _stream_key(stream)], dtype=np.uint64), np.zeros(4, dtype=np.uint64)
-    state = {
+    state: Any = {
         "bit_generator": "Philox",
         "state": {"counter": counter, "key": key},
         "buffer": np.zeros(4, dtype=np.uint64),

@@ -8,12 +8,15 @@ import h5py
 
 from envs.common.checks import ConfigError, require
 from envs.data import datasets
-from envs.data.imports import ImportedFields, import_fields, suspicion
+from envs.data.imports import FLOOR_SAMPLES, ImportedFields, import_fields, suspicion
 from envs.pdes import PDE
+from envs.pdes.base import require as require_part
 from pirf_ray.cli.imports import ImportFlags, described
 from pirf_ray.cli.progress import progress_bar
 
 SOLVED_SAMPLES = 4096
+IMPORT_STREAM = "import"
+"""Stream of our own fields that imported fields are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class DataArguments:
     parameters: dict[str, float] = field(default_factory=dict)
     """Parameters of the PDE by name: --parameters reynolds 40."""
     num_samples: int | None = None
-    """Samples to solve (default 4096), or to import (default all)."""
+    """Samples to solve (default 4096, or all stored ones if there are fewer), or to import (default all)."""
     seed: int = 0
     """Seed of the samples; sample i depends on seed, stream and i alone."""
     stream: str = "train"
@@ -68,16 +71,25 @@ def make_file(arguments: DataArguments, out: Path, pde: PDE) -> None:
         print(f"{out}: {_contents(file)}")
     for name, floor in floors.items():
         print(f"  residual floor, {name}: {floor:.3g}")
-    warning = suspicion(pde, floors) if arguments.imports.asked else None
+    warning = suspicion(pde, floors) if arguments.imports.asked and _comparable(pde) else None
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
 
 
+def _comparable(pde: PDE) -> bool:
+    """Return whether residuals of imported fields can be compared with residuals of the PDE's own fields."""
+    if not (pde.provides("operators") and pde.provides("solve")):
+        return False
+    available = pde.available(IMPORT_STREAM)
+    return available is None or available >= FLOOR_SAMPLES
+
+
 def _solved(arguments: DataArguments, out: Path, pde: PDE) -> dict[str, float]:
+    require_part(pde, "solve", "--out", "import the fields of another code: --import-npy, --import-pdebench or --description")
     return datasets.write(
         out,
         pde,
-        num_samples=SOLVED_SAMPLES if arguments.num_samples is None else arguments.num_samples,
+        num_samples=solved_count(pde, arguments.stream, arguments.num_samples, "--num-samples", SOLVED_SAMPLES),
         seed=arguments.seed,
         stream=arguments.stream,
         progress=progress_bar("solving"),
@@ -85,6 +97,21 @@ def _solved(arguments: DataArguments, out: Path, pde: PDE) -> dict[str, float]:
         overwrite_partial=arguments.overwrite_partial,
         **arguments.chunks,
     )
+
+
+def solved_count(pde: PDE, stream: str, asked: int | None, flag: str, default: int) -> int:
+    """Return the number of samples to solve: the asked one, or the default, or all stored ones if there are fewer.
+
+    ConfigError names the flag if more samples are asked for than are stored.
+    """
+    available = pde.available(stream)
+    if available is None:
+        return default if asked is None else asked
+    require(
+        asked is None or asked <= available,
+        f"{flag} must be at most {available}, the stored samples of {pde.env_id} for the stream {stream!r}, got {asked}",
+    )
+    return min(default, available) if asked is None else asked
 
 
 def _imported(arguments: DataArguments, out: Path, pde: PDE) -> dict[str, float]:

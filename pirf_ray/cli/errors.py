@@ -17,7 +17,8 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a command: bad input is one line on stderr and exit code 2, Ctrl-C is exit code 130.
 
     Bad input is ValueError (settings, checkpoints, data files), FileExistsError and FileNotFoundError. A run that failed
-    for good and a reward that failed are one line and exit code 1. So is a disk that is full or closed. Any other error is a bug and keeps its traceback.
+    for good and a reward that failed are one line and exit code 1. So is a disk that is full or closed. Any other error is a bug
+    and keeps its traceback.
     """
     try:
         main()

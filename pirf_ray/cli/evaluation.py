@@ -1,29 +1,35 @@
 """Flags of ``evaluate``, and what it prints: a comparison of sets, or a frontier of interpolated weights."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from envs.common.checks import ConfigError, at_least, not_negative
+from envs.common.checks import ConfigError, at_least, not_negative, require
 from envs.common.files import write_json
 from envs.data.datasets import validate
+from envs.pdes import PDE
+from envs.rewards import Reward, find_reward
+from envs.rewards.finding import COMMAND
 from pirf_ray.cli.devices import available
 from pirf_ray.cli.flags import not_there
 from pirf_ray.cli.progress import print_table, progress_bar
 from pirf_ray.diffusion.model import BASE, TUNED, Model
 from pirf_ray.evaluation.interpolation import draw_frontier, frontier_table, interpolate, parse_alphas
-from pirf_ray.evaluation.models import evaluate_model
+from pirf_ray.evaluation.models import evaluate_model, reported_reward
 from pirf_ray.evaluation.tables import TABLE_WIDTH, result_table
+from pirf_ray.metrics import Metric, find_metrics
 from pirf_ray.training.models import load_model, with_sampling
 from pirf_ray.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
-    """Evaluate a model: residuals over their floors, fidelity to held-out solver data, re-solve error.
+    """Evaluate a model: residuals over their floors, fidelity to held-out real data, re-solve error, mean reward.
 
-    Noise and held-out data come from random streams that neither training nor the choice of the checkpoint uses.
+    Noise and held-out data come from random streams that neither training nor the choice of the checkpoint uses. The mean reward
+    is reported if the run's reward is no physics reward. Metrics of parts that the PDE leaves out are left out.
     """
 
     checkpoint: Path
@@ -31,7 +37,11 @@ class EvaluateArguments:
     samples: int = 1024
     """Samples of the base and of the tuned model, from the same noise."""
     real: int = 2048
-    """Held-out solver samples that they are compared with. A second set, of --samples fields, is the column real data."""
+    """Held-out fields that they are compared with. A second set, of --samples fields, is the column real data."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics of each set (train --list metric); your own: module:name. In JSON they are metric/NAME."""
+    reward: str = ""
+    """Reward whose mean is reported, as in train. Default: the run's own. A run's own program is started only if it is named here."""
     num_steps: int | None = None
     """N, steps of the sampler; default: those of the run."""
     corrections: int | None = None
@@ -42,7 +52,7 @@ class EvaluateArguments:
     seed: int = 1000
     """Seed of the noise and of the held-out data."""
     data: Path | None = None
-    """HDF5 file of held-out fields instead of solving them."""
+    """HDF5 file of held-out fields instead of solving them. A PDE without a solver needs one."""
     out: Path | None = None
     """JSON file for all metrics."""
     batch: int = 64
@@ -57,6 +67,8 @@ class EvaluateArguments:
         at_least(self, 1, "batch", "threads", *(["num_steps"] if self.num_steps is not None else []))
         if self.corrections is not None:
             not_negative(self, "corrections")
+        given = "--metrics" if self.metrics else "--reward" if self.reward else ""
+        require(self.interpolate is None or not given, f"--interpolate has metrics of its own, leave out {given}")
 
     @property
     def plot(self) -> Path | None:
@@ -69,19 +81,41 @@ def evaluate(a: EvaluateArguments) -> None:
     not_there(a.out, "out", "results")
     not_there(a.plot, "out", "results")
     device = available(a.device)
+    metrics = find_metrics(a.metrics)
     loaded = load_model(a.checkpoint)
     model = with_sampling(loaded.model, num_steps=a.num_steps, corrections=a.corrections)
     if a.data is not None:
         validate(a.data, model.pde)
+    reward = _reward(a.reward, loaded.config, model.pde)
     torch.set_num_threads(a.threads)
     model.to(device)
     if a.interpolate is not None:
         _print_frontier(a, model, loaded.config, parse_alphas(a.interpolate))
     else:
-        _print_sets(a, model, groups=(BASE, TUNED) if loaded.config else (BASE,))
+        _print_sets(a, model, groups=(BASE, TUNED) if loaded.config else (BASE,), metrics=metrics, reward=reward)
 
 
-def _print_sets(a: EvaluateArguments, model: Model, *, groups: tuple[str, ...]) -> None:
+def _reward(named: str, config: TrainConfig | None, pde: PDE) -> Reward | None:
+    """Return the reward that is named, or else the run's own. None if nothing is to be reported.
+
+    ConfigError or ValueError if it cannot be made. A settings file starts no program.
+    """
+    try:
+        if named:
+            return config.make_reward(pde) if config and named == config.reward else find_reward(named, pde)
+        if config is None:
+            return None
+        if config.reward.startswith(COMMAND):
+            print(f"the run's reward is a program; --reward {config.reward!r} starts it and reports its mean", file=sys.stderr)
+            return None
+        return reported_reward(config, pde)
+    except TypeError as error:  # an object that is not a reward
+        raise ConfigError(f"--reward {named}: {error}") from None
+
+
+def _print_sets(
+    a: EvaluateArguments, model: Model, *, groups: tuple[str, ...], metrics: dict[str, Metric], reward: Reward | None
+) -> None:
     evaluation = evaluate_model(
         model,
         samples=a.samples,
@@ -91,6 +125,8 @@ def _print_sets(a: EvaluateArguments, model: Model, *, groups: tuple[str, ...]) 
         batch=a.batch,
         groups=groups,
         progress=progress_bar("generating"),
+        metrics=metrics,
+        reward=reward,
     )
     if a.out is not None:
         write_json(a.out, evaluation.result.to_json())

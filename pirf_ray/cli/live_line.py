@@ -8,6 +8,7 @@ from rich.live import Live
 from rich.text import Text
 
 from envs.common.journals import JournalReader
+from pirf_ray.training.guard import GuardMetrics
 from pirf_ray.training.records import UpdateRecord
 from pirf_ray.training.runs import RunDirectory
 
@@ -68,15 +69,9 @@ class LiveLine:
         record = self.latest
         over_floor = next((t.over_floor for t in record.metrics.terms.values() if t.over_floor is not None), None)
         parts = [f"update {record.update}/{self.total}"]
-        if over_floor is not None:
-            parts.append(f"residual/floor {over_floor:.3g}")
-        if self.guarded and (guard := self.guarded.guard):
-            measured = f"reward {guard.reward:.4g}" if guard.reward is not None else f"residual {guard.residual:.3g}"
-            parts += [
-                f"guard: {measured}",
-                f"amplitude {guard.drift.amplitude_ratio:.3f}",
-                f"energy distance {guard.drift.energy_ratio:.3f} x base",
-            ]
+        parts.append(f"reward {record.metrics.reward:.4g}" if over_floor is None else f"residual/floor {over_floor:.3g}")
+        if self.guarded and self.guarded.guard:
+            parts.append("guard: " + " | ".join(_guard_numbers(self.guarded.guard)))
         timing = record.timing
         parts += [
             f"staleness {record.rollout.staleness_max}",
@@ -87,3 +82,15 @@ class LiveLine:
             left = (time.monotonic() - self._first[0]) / (record.update - self._first[1]) * (self.total - record.update)
             parts.append(f"{left / 60:.1f} min left")
         return " | ".join(parts)
+
+
+def _guard_numbers(guard: GuardMetrics) -> list[str]:
+    """Return the reward or the residual, if there is one, and the drift."""
+    measured = [f"reward {guard.reward:.4g}"] if guard.reward is not None else []
+    if guard.reward is None and guard.residual is not None:
+        measured = [f"residual {guard.residual:.3g}"]
+    return [
+        *measured,
+        f"amplitude {guard.drift.amplitude_ratio:.3f}",
+        f"energy distance {guard.drift.energy_ratio:.3f} x base",
+    ]

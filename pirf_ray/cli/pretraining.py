@@ -17,6 +17,8 @@ from envs.common.registry import choose
 from envs.data import datasets
 from envs.data.datasets import FieldFile
 from envs.pdes import PDE, make_pde
+from envs.pdes.base import require as require_part
+from pirf_ray.cli.data_files import solved_count
 from pirf_ray.cli.devices import available, best_device
 from pirf_ray.cli.flags import flag_value, named_env, parse, use_address
 from pirf_ray.cli.progress import progress_bar
@@ -25,6 +27,8 @@ from pirf_ray.evaluation.cards import measure_card, write_card
 from pirf_ray.pretraining.loop import Lines, Workers, begin, train_here
 from pirf_ray.pretraining.presets import PRESETS, Preset
 from pirf_ray.pretraining.trainer import Pretrainer, PretrainSettings, check_share
+
+TRAIN_STREAM = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class PretrainArguments:
     init: Path | None = None
     """Base model of the same architecture, of this or another PDE, to begin with; default: random weights."""
     data: Path | None = None
-    """HDF5 file of training fields; default: they are solved first."""
+    """HDF5 file of training fields; default: they are solved first. A PDE without a solver needs one."""
     training_samples: int = 32_768
     """Samples to solve if --data is not given (stream train, seed 0)."""
     resume: bool = False
@@ -103,8 +107,17 @@ def parse_pretrain(argv: list[str] | None) -> tuple[PretrainArguments, Preset]:
         default=default,
     )
     arguments = replace(arguments, given=tuple(sys.argv[1:] if argv is None else argv))
+    _check_data(arguments)
     _check_out(arguments)
     return arguments, preset
+
+
+def _check_data(arguments: PretrainArguments) -> None:
+    """Check that training data that are not given can be solved."""
+    if arguments.data is None:
+        pde = arguments.pde()
+        require_part(pde, "solve", "training without a file of fields", "give the file: --data FILE")
+        solved_count(pde, TRAIN_STREAM, arguments.training_samples, "--training-samples", arguments.training_samples)
 
 
 def _check_out(arguments: PretrainArguments) -> None:
@@ -188,7 +201,7 @@ def _training_data(arguments: PretrainArguments, pde: PDE) -> FieldFile:
     path = arguments.data or arguments.out / "data.h5"
     if arguments.data is None and not path.exists():
         datasets.write(
-            path, pde, num_samples=arguments.training_samples, seed=0, stream="train", progress=progress_bar("solving")
+            path, pde, num_samples=arguments.training_samples, seed=0, stream=TRAIN_STREAM, progress=progress_bar("solving")
         )
     return FieldFile(path, pde)
 

@@ -5,8 +5,9 @@ import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from envs.common.checks import ConfigError
+from envs.common.checks import ConfigError, flag
 from envs.common.files import absolute, refuse_existing
 from envs.common.registry import choose
 from envs.pdes import REGISTRY
@@ -52,8 +53,13 @@ class ParsedTrain:
 
     arguments: TrainArguments
     default: TrainArguments
-    named: tuple[str, ...]
-    """Parts that the command line names."""
+    parts: dict[str, Any]
+    """Parts that the command line names, by their settings."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Return the names of these parts."""
+        return tuple(name for value in self.parts.values() for name in (value if isinstance(value, tuple) else (value,)))
 
 
 def parse_train(argv: list[str] | None) -> ParsedTrain:
@@ -61,8 +67,7 @@ def parse_train(argv: list[str] | None) -> ParsedTrain:
     argv = list(sys.argv[1:] if argv is None else argv)
     path = flag_value(argv, "--settings", "")
     chosen = {part: flag_values(argv, f"--{part}") for part in CHOICES}
-    named = tuple(name for names in chosen.values() for name in names)
-    settings = load_settings(Path(path), named) if path else None
+    settings = load_settings(Path(path), [name for names in chosen.values() for name in names]) if path else None
     env, argv = named_env(argv, settings.env if settings else DEFAULT_ENV)
     preset = flag_value(argv, "--preset", DEFAULT_PRESET)
     config = settings or choose("preset", preset, PRESETS)(env)
@@ -75,7 +80,7 @@ def parse_train(argv: list[str] | None) -> ParsedTrain:
         TrainArguments, argv=argv, prog="python -m pirf_ray.train", description=TrainArguments.__doc__, default=default
     )
     arguments = replace(arguments, address=use_address(arguments.address))
-    return ParsedTrain(arguments=arguments, default=default, named=named)
+    return ParsedTrain(arguments=arguments, default=default, parts=parts)
 
 
 def open_run(parsed: ParsedTrain) -> RunDirectory:
@@ -103,8 +108,9 @@ def _resumed(parsed: ParsedTrain) -> RunDirectory:
     if arguments.resume is None or any(value is not None for value in fixed):
         raise ConfigError("--resume continues a run as it is: --out, --base, --settings and --method cannot be given with it")
     run = RunDirectory.open(absolute(arguments.resume), parsed.named)
-    asked = [flag for flag in changed_flags(arguments.config, parsed.default.config) if flag != "--env"]
-    differing = [flag for flag in asked if flag in changed_flags(arguments.config, run.config)]
+    asked = [name for name in changed_flags(arguments.config, parsed.default.config) if name != "--env"]
+    differing = [flag(part) for part, name in parsed.parts.items() if name != getattr(run.config, part)]
+    differing += [name for name in asked if name in changed_flags(arguments.config, run.config)]
     if differing:
         raise ConfigError(f"--resume continues a run with its own settings; {', '.join(differing)} would change them")
     return run

@@ -13,7 +13,8 @@ import torch
 
 from envs.common.checks import ConfigError
 from envs.common.files import absolute
-from envs.pdes import REGISTRY
+from envs.pdes import PDE, REGISTRY
+from envs.pdes.base import require
 from pirf_ray import zoo
 from pirf_ray.comparison.chains import ChainMaker, count_jobs, failures, samples_of
 from pirf_ray.comparison.directory import BenchmarkDirectory
@@ -24,6 +25,8 @@ from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import CheckpointError
 from pirf_ray.methods import METHODS, find_method
 
+NEEDED = ("solve", "operators", "resolve_error")
+"""Parts of a PDE that every row of the benchmark needs."""
 LIBRARIES = ("pirf_ray", "torch", "ray", "optuna", "gymnasium", "numpy")
 Say = Callable[[str], None]
 """Prints a line for the user."""
@@ -58,10 +61,17 @@ def select(
         info, meta = checkpoints.load_meta(path)
         if meta.get("kind") != "base" or info.resolution != resolution or info.env_id not in REGISTRY:
             raise CheckpointError(f"--base {path}: expected a base model of {env} at {resolution}x{resolution}")
+        _check_parts(info.pde())
     for name in (*asked, *grid.repeated):
         find_method(name)
     needed = ["base", *filter(None, map(samples_of, asked))]  # what is compared with, and what is finished
     return Selection(bases=found, methods=[*(m for m in dict.fromkeys(needed) if m not in asked), *asked], grid=grid)
+
+
+def _check_parts(pde: PDE) -> None:
+    """Raise NotProvided if the PDE leaves out a part that the benchmark needs."""
+    for name in NEEDED:
+        require(pde, name, "the benchmark", "leave this PDE out: --env")
 
 
 def measure(directory: BenchmarkDirectory, selection: Selection, *, jobs: JobSettings, address: str | None, say: Say) -> None:

@@ -33,9 +33,9 @@ def mean_residual(operator: str) -> Value:
     return lambda metrics: metrics.residuals[operator].mean
 
 
-def resolve_error(metrics: SetMetrics) -> float:
-    """Return the median re-solve error."""
-    return metrics.resolve.median
+def resolve_error(metrics: SetMetrics) -> float | None:
+    """Return the median re-solve error. None without a solver."""
+    return metrics.resolve_median
 
 
 @dataclass(frozen=True, kw_only=True)

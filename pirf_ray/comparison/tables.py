@@ -114,7 +114,7 @@ def _columns(names: PDENames) -> list[Column]:
     columns = [rewarded, _column("median", lambda metrics: metrics.residuals[default].median)]
     if "paper" in names.operators:
         columns.append(_column("paper operator", mean_residual("paper")))
-    if unrewarded not in (default, "paper"):
+    if unrewarded not in ("", default, "paper"):
         columns.append(_column(f"unrewarded check: {unrewarded}", mean_residual(unrewarded)))
     energy = Column(label="energy distance / base", summary=lambda entry: entry.energy_ratio, value=None, with_interval=True)
     return [

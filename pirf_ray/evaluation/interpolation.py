@@ -5,8 +5,9 @@
 alpha = 0 is the base model, alpha = 1 the run's model. The samples are not corrected, so only the weights differ.
 """
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from envs.common.checks import ConfigError
+from envs.pdes.base import require
+from pirf_ray.diffusion.denoiser import AbstractDenoiser, Denoiser
 from pirf_ray.diffusion.model import Model
 from pirf_ray.diffusion.sampling import Progress, advance, finish, noise_batches
 from pirf_ray.evaluation.models import EVALUATION_STREAM, held_out, sampler_record
@@ -47,18 +51,30 @@ def between(base: dict[str, torch.Tensor], tuned: dict[str, torch.Tensor], alpha
     return {name: base[name] + alpha * (tuned[name] - base[name]) for name in tuned}
 
 
+def network_weights(denoiser: AbstractDenoiser, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return weights of a network by their names. Low-rank factors are merged into their weights.
+
+    ConfigError if the denoiser is more than a network.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise ConfigError(f"--interpolate needs a run that tuned the weights of the network, got a {type(denoiser).__name__}")
+    places = {name: name.rpartition(".") for name in names}
+    return {name: getattr(denoiser.network.get_submodule(m), own).detach().clone() for name, (m, _, own) in places.items()}
+
+
 @torch.no_grad()
 def sample_alphas(
     model: Model, alphas: Sequence[float], *, samples: int, seed: int, batch: int, progress: Progress
 ) -> dict[float, torch.Tensor]:
     """Return the fields (samples, c, h, w) of each alpha, physical units, all from the same noise.
 
-    The steps of the base model are made once. The model has the run's weights again when the function returns.
+    The steps of the base model are made once. The model stays as it is.
     """
-    policy, process, pde = model.policy, model.process, model.pde
-    own = dict(policy.tuned.network.named_parameters())
-    base = {name: p.detach().clone() for name, p in policy.base.network.named_parameters()}
-    tuned = {name: p.detach().clone() for name, p in own.items()}
+    process, pde = model.process, model.pde
+    names = list(model.policy.base.tensors())
+    base, tuned = network_weights(model.policy.base, names), network_weights(model.policy.tuned, names)
+    policy = copy.copy(model.policy)
+    policy.tuned = copy.deepcopy(policy.base)
     shared = policy.switch_step(process)
     made: dict[float, list[torch.Tensor]] = {alpha: [] for alpha in alphas}
     noises = noise_batches(
@@ -75,7 +91,6 @@ def sample_alphas(
         for alpha, parts in made.items():
             policy.load_learned(between(base, tuned, alpha))
             parts.append(finish(process, policy.denoisers(process), start).cpu())
-    policy.load_learned(tuned)
     return {alpha: pde.normalizer.to_physical(torch.cat(parts).float()) for alpha, parts in made.items()}
 
 
@@ -123,7 +138,8 @@ def interpolate(
     batch: int,
     progress: Progress,
 ) -> Frontier:
-    """Return the frontier of the alphas, which must contain 0."""
+    """Return the frontier of the alphas, which must contain 0. NotProvided if the PDE has no residual operator."""
+    require(model.pde, "operators", "--interpolate, which compares residuals,")
     pde, rewarded = model.pde, model.rewarded_operator
     truth = held_out(pde, count=real + samples, seed=seed, data=data)
     sets = sample_alphas(model, alphas, samples=samples, seed=seed, batch=batch, progress=progress)
@@ -142,22 +158,18 @@ def frontier_table(frontier: Frontier) -> Table:
     result = frontier.result
     rewarded, unrewarded = result.rewarded_operator, result.unrewarded_operator
     table = Table(title=f"{result.env_id}: theta_0 + alpha (theta - theta_0), {result.num_samples} samples, no corrections")
-    names = [
-        f"{rewarded} residual",
-        "median",
-        f"{unrewarded} residual",
-        "re-solve error",
-        "amplitude / base",
-        "energy / base",
-        "spectrum rise",
-    ]
-    for name in ("alpha", *names):
+    columns: dict[str, Callable[[SetMetrics], float | None]] = {
+        f"{rewarded} residual": lambda metrics: metrics.residuals[rewarded].mean,
+        "median": lambda metrics: metrics.residuals[rewarded].median,
+        **({f"{unrewarded} residual": lambda metrics: metrics.residuals[unrewarded].mean} if unrewarded else {}),
+        "re-solve error": lambda metrics: metrics.resolve_median,
+    }
+    known = {name: value for name, value in columns.items() if value(result.data) is not None}
+    for name in ("alpha", *known, "amplitude / base", "energy / base", "spectrum rise"):
         table.add_column(name, justify="right")
     for alpha, drift in frontier.drifts.items():
         metrics = frontier.metrics(alpha)
-        residual = metrics.residuals[rewarded]
-        numbers = (residual.mean, residual.median, metrics.residuals[unrewarded].mean, metrics.resolve.median)
-        cells = [f"{number:.3g}" for number in numbers]
+        cells = [f"{value(metrics):.3g}" for value in known.values()]
         cells += [f"{drift.amplitude_ratio:.3f}", f"{drift.energy_ratio:.3f}", f"{drift.spectrum_rise:+.3f}"]
         best = alpha == frontier.best
         table.add_row(f"{alpha:g}{' best' if best else ''}", *cells, style="bold" if best else None)

@@ -1,4 +1,7 @@
-"""The report of a run as one plot: residual and fidelity against updates, fields, residual maps, spectra, histogram."""
+"""The report of a run as one plot: residual, reward and fidelity against updates, fields, residual maps, spectra, histogram.
+
+What the PDE leaves out is left out here too.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from envs.numerics.grids import Axis
 from envs.pdes import PDE
 from pirf_ray.evaluation.pages import save
 from pirf_ray.metrics import spectra
+from pirf_ray.metrics.base import REWARD
 from pirf_ray.metrics.drift import Drift, DriftLimits
 from pirf_ray.metrics.results import EvaluationResult, SetMetrics
 from pirf_ray.training.records import UpdateRecord
@@ -83,7 +87,7 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: EvaluationRes
     if missing:
         raise ValueError(f"samples must hold base, tuned and data; missing or empty: {missing}")
     operator = result.rewarded_operator
-    rows = 6 if len(pde.channels) == 2 else 4
+    rows = 2 * len(_shown_channels(pde)) + (2 if operator else 0)
     figure = Figure(figsize=(15, 6.5 + 2.75 * rows), layout="constrained", dpi=100)
     figure.suptitle(_headline(pde, result, operator), fontsize=10)
     top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=(4, 2.75 * rows, 4), hspace=0.02)[:, 0]
@@ -96,23 +100,31 @@ def draw_report(path: Path, *, pde: PDE, history: History, result: EvaluationRes
 
 def _headline(pde: PDE, result: EvaluationResult, operator: str) -> str:
     """Return the equation and the main metrics, as base -> tuned (real data)."""
-    shown: dict[str, Callable[[SetMetrics], float]] = {
-        f"residual ({operator})": lambda m: m.residuals[operator].mean,
-        "re-solve error": lambda m: m.resolve.median,
+    shown: dict[str, Callable[[SetMetrics], float | None]] = {
+        "mean reward": lambda m: m.named.get(REWARD),
+        f"residual ({operator})": lambda m: m.residuals[operator].mean if operator else None,
+        "re-solve error": lambda m: m.resolve_median,
         "amplitude": lambda m: m.fidelity.amplitude_ratio,
         "energy distance": lambda m: m.fidelity.energy_distance,
     }
     base, tuned, data = (result[name] for name in SETS)
-    changes = [f"{label} {value(base):.3g} → {value(tuned):.3g} ({value(data):.2g})" for label, value in shown.items()]
+    known = {label: value for label, value in shown.items() if value(data) is not None}
+    changes = [f"{label} {value(base):.3g} → {value(tuned):.3g} ({value(data):.2g})" for label, value in known.items()]
     return f"{pde.env_id}, {pde.resolution} x {pde.resolution}:  {pde.equation}\nbase → tuned (real data):  " + ",  ".join(
         changes
     )
 
 
 def _draw_training(part: SubFigure, history: History, result: EvaluationResult, operator: str) -> None:
-    residual, *guard = part.subplots(1, 4, width_ratios=(5, 3, 3, 3))
-    _draw_residual_history(residual, history, result, operator)
-    for axes, panel in zip(guard, GUARD_PANELS, strict=True):
+    wide: list[Callable[[Axes], None]] = []
+    if operator:
+        wide.append(lambda axes: _draw_residual_history(axes, history, result, operator))
+    if REWARD in result.data.named or not operator:
+        wide.append(lambda axes: _draw_reward_history(axes, history, result))
+    drawn = part.subplots(1, len(wide) + len(GUARD_PANELS), width_ratios=[5] * len(wide) + [3] * len(GUARD_PANELS))
+    for axes, draw in zip(drawn, wide, strict=False):
+        draw(axes)
+    for axes, panel in zip(drawn[len(wide) :], GUARD_PANELS, strict=True):
         _draw_guard(axes, history, result, panel)
 
 
@@ -129,6 +141,21 @@ def _draw_residual_history(axes: Axes, history: History, result: EvaluationResul
         axes.plot([], [], " ", label=_off_axis_label(floor))
     else:
         _draw_level(axes, floor, label="floor: real data, mean", color=COLORS["data"], ls="--")
+    _mark_kept(axes, result)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8.5)
+
+
+def _draw_reward_history(axes: Axes, history: History, result: EvaluationResult) -> None:
+    axes.set(title="Reward while training", xlabel="update", ylabel="mean reward")
+    updates, values = _column(history, lambda record: record.metrics.reward)
+    axes.plot(updates, values, color=COLORS["tuned"], alpha=0.5, lw=1.2, label="training batch")
+    updates, values = _column(history, lambda record: record.guard.reward if record.guard else None)
+    axes.plot(updates, values, "o-", color=COLORS["guard"], ms=5, lw=1, label="guard samples")
+    for name, style in (("base", ":"), ("data", "--")):
+        level = result[name].named.get(REWARD)
+        if level is not None and np.isfinite(level):
+            axes.axhline(level, color=COLORS[name], ls=style, label=LABELS[name])
     _mark_kept(axes, result)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8.5)
@@ -195,17 +222,18 @@ def _mark_kept(axes: Axes, result: EvaluationResult) -> None:
         axes.axvline(result.kept_update, color="#56B4E9", lw=5, alpha=0.35, zorder=0, label="kept checkpoint")
 
 
-def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], operator: str) -> None:
-    """Draw fields and residual maps: a column per noise sample and one of real data, rows for base and tuned.
+def _shown_channels(pde: PDE) -> range:
+    """Return both of two channels (coefficient or source, and solution), or the last of a sequence of frames."""
+    return range(len(pde.channels))[-2:] if len(pde.channels) == 2 else range(len(pde.channels))[-1:]
 
-    Of two channels (coefficient or source, and solution) both are drawn. Of a sequence of frames the last frame is drawn.
-    """
-    shown = range(len(pde.channels))[-2:] if len(pde.channels) == 2 else range(len(pde.channels))[-1:]
+
+def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], operator: str) -> None:
+    """Draw fields and residual maps: a column per noise sample and one of real data, rows for base and tuned."""
+    shown = _shown_channels(pde)
     count = min(PAIRS, len(samples["base"]), len(samples["tuned"]))
     real = samples["data"][np.arange(2) % len(samples["data"])]
     rows = {"base": torch.cat([samples["base"][:count], real[:1]]), "tuned": torch.cat([samples["tuned"][:count], real[1:]])}
-    maps = {name: residual_size(pde, fields, operator) for name, fields in rows.items()}
-    grid = part.subplots(2 * len(shown) + 2, count + 1, squeeze=False, sharex=True, sharey=True)
+    grid = part.subplots(2 * len(shown) + (2 if operator else 0), count + 1, squeeze=False, sharex=True, sharey=True)
     for pair, channel in enumerate(shown):
         norm, colors = field_scale(torch.cat(list(rows.values()))[:, channel].numpy())
         panels = grid[2 * pair : 2 * pair + 2]
@@ -216,7 +244,9 @@ def _draw_fields(part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor],
             row[0].set_ylabel(f"{name}: {pde.channels[channel]}\n{_axis_label(pde.grid.rows)}", color=COLORS[name])
         label = f"{pde.channels[channel]} (physical units)"
         part.colorbar(field, ax=panels.ravel().tolist(), label=label, aspect=30, pad=0.01)
-    _draw_residual_maps(part, grid[-2:], pde, maps, operator)
+    if operator:
+        maps = {name: residual_size(pde, fields, operator) for name, fields in rows.items()}
+        _draw_residual_maps(part, grid[-2:], pde, maps, operator)
     for column in range(count + 1):
         grid[0][column].set_title(f"noise {column}" if column < count else "two samples of real data", fontsize=11)
         grid[-1][column].set_xlabel(_axis_label(pde.grid.columns))
@@ -274,11 +304,12 @@ def map_scale(values: np.ndarray) -> LogNorm:
 def _draw_statistics(
     part: SubFigure, pde: PDE, samples: Mapping[str, torch.Tensor], result: EvaluationResult, operator: str
 ) -> None:
-    columns, rows, histogram = part.subplots(1, 3)
+    columns, rows, *histogram = part.subplots(1, 3 if operator else 2)
     solution = len(pde.channels) - 1
     _draw_spectrum(columns, pde, -1, pde.input_channels[0] if pde.inputs else solution, samples)
     _draw_spectrum(rows, pde, -2, solution, samples)
-    _draw_histogram(histogram, pde, samples, result, operator)
+    for axes in histogram:
+        _draw_histogram(axes, pde, samples, result, operator)
 
 
 def _draw_spectrum(axes: Axes, pde: PDE, dimension: int, channel: int, samples: Mapping[str, torch.Tensor]) -> None:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from envs.common.files import FileFormatError, read_json
 from pirf_ray.diffusion.model import BASE, BASE_FINISHED, TUNED
+from pirf_ray.metrics.base import REWARD
 from pirf_ray.metrics.results import DATA, Estimate, EvaluationResult, SetMetrics
 from pirf_ray.training.runs import RunPaths
 
@@ -20,13 +21,17 @@ TITLES = {BASE_FINISHED: "base, corrected", DATA: "real data"}
 """Titles of columns that are not the name of their set."""
 Cell = Callable[[SetMetrics], Text]
 """Function from a set's metrics to the text of a cell."""
+Value = Callable[[SetMetrics], float | None]
+"""Function from a set's metrics to a number. None if the set does not have it."""
+NOTHING = "-"
+"""Text of a number that a set does not have."""
 
 
 def result_table(result: EvaluationResult) -> Table:
     """Return a table with a column per set, real data last. 95% intervals stand under the values, faults are red."""
     table = Table(
         title=f"{result.env_id} at {result.resolution}²: {result.num_samples} samples of each, "
-        f"against {result.num_real} held-out solutions",
+        f"against {result.num_real} held-out fields",
         caption="second line: 95% bootstrap interval; over floor: mean / mean of real data; "
         "as noise: the white noise (of each channel's std) that gives real data this residual; real data: a second held-out set",
     )
@@ -36,11 +41,23 @@ def result_table(result: EvaluationResult) -> Table:
     table.add_column("metric", no_wrap=True)
     for name in columns:
         table.add_column((TITLES | corrected).get(name, name), justify="right", no_wrap=True)
-    for section in (_residuals(result), _physics(result), _fidelity()):
+    for section in (_rewards(result), _residuals(result), _physics(result), _fidelity(result), _others(result)):
         for label, cell in section:
             table.add_row(label, *(cell(result[name]) for name in columns))
         table.add_section()
     return table
+
+
+def _rewards(result: EvaluationResult) -> list[tuple[str, Cell]]:
+    return [("mean reward", _named(REWARD))] if REWARD in result.data.named else []
+
+
+def _others(result: EvaluationResult) -> list[tuple[str, Cell]]:
+    return [(name, _named(name)) for name in result.data.named if name != REWARD]
+
+
+def _named(name: str) -> Cell:
+    return lambda metrics: _cell(metrics, metrics.named.get(name))
 
 
 def _residuals(result: EvaluationResult) -> list[tuple[str, Cell]]:
@@ -55,24 +72,31 @@ def _residuals(result: EvaluationResult) -> list[tuple[str, Cell]]:
 
 def _physics(result: EvaluationResult) -> list[tuple[str, Cell]]:
     rows = [(name.replace("_", " "), _condition(name)) for name in result.conditions]
-    return [
-        *rows,
-        ("re-solve error, median", lambda m: _cell(m, m.resolve.median, m.resolve.median_interval)),
-        ("  trivial competitor", lambda m: _cell(m, m.resolve_trivial)),
-    ]
+    if result.data.resolve is not None:
+        rows.append(("re-solve error, median", _resolve))
+    if result.data.resolve_trivial is not None:
+        rows.append(("  trivial competitor", lambda m: _cell(m, m.resolve_trivial)))
+    return rows
 
 
-def _fidelity() -> list[tuple[str, Cell]]:
-    return [
+def _resolve(metrics: SetMetrics) -> Text:
+    return _cell(metrics, metrics.resolve_median, metrics.resolve.median_interval if metrics.resolve else None)
+
+
+def _fidelity(result: EvaluationResult) -> list[tuple[str, Cell]]:
+    known = result.data.fidelity.marginal_energy_distance is not None
+    marginal = "  of the known marginal"
+    rows: list[tuple[str, Cell]] = [
         ("amplitude ratio", lambda m: _cell(m, m.fidelity.amplitude_ratio)),
         ("energy distance", lambda m: _cell(m, m.fidelity.energy_distance)),
         ("  over real data's", lambda m: _cell(m, m.fidelity.energy_distance_ratio_to_data)),
         ("  squared, unbiased", lambda m: _cell(m, m.fidelity.energy_distance_unbiased)),
-        ("  of the known marginal", lambda m: _cell(m, m.fidelity.marginal_energy_distance)),
+        (marginal, lambda m: _cell(m, m.fidelity.marginal_energy_distance)),
         ("log spectrum error (decades)", lambda m: _cell(m, m.fidelity.log_spectrum_error)),
         ("high-wavenumber energy ratio", lambda m: _cell(m, m.fidelity.high_wavenumber_ratio)),
         ("diversity ratio", lambda m: _cell(m, m.fidelity.diversity_ratio)),
     ]
+    return [(label, cell) for label, cell in rows if known or label != marginal]
 
 
 def _role(result: EvaluationResult, operator: str) -> str:
@@ -106,7 +130,9 @@ def _condition(name: str) -> Cell:
     return cell
 
 
-def _cell(metrics: SetMetrics, value: float, interval: tuple[float, float] | None = None) -> Text:
+def _cell(metrics: SetMetrics, value: float | None, interval: tuple[float, float] | None = None) -> Text:
+    if value is None:
+        return Text(NOTHING)
     cell = Text(f"{value:.4g}")
     if not math.isfinite(value):
         cell.append(f" {metrics.num_nonfinite} not finite" if metrics.num_nonfinite else " not finite")
@@ -131,6 +157,8 @@ SUMMARY_COLUMNS = (
     "energy distance, tuned / base",
     "log spectrum error, decades (real data)",
 )
+REWARD_COLUMN = "mean reward (real data)"
+"""Last column, if a result has a mean reward."""
 SUMMARY_LEGEND = (
     "Arrows lead from the base model to the tuned model; "
     "if the tuned model's samples are corrected, the base model with the same corrections stands between them."
@@ -152,36 +180,63 @@ def read_result(path: Path) -> EvaluationResult:
 
 def summary_markdown(results: list[EvaluationResult]) -> str:
     """Return the legend and the Markdown table of several results, one result per row."""
-    lines = [SUMMARY_COLUMNS, ["---"] * len(SUMMARY_COLUMNS), *(summary_row(result) for result in results)]
+    head, rows = list(SUMMARY_COLUMNS), [summary_row(result) for result in results]
+    if any(REWARD in result.data.named for result in results):
+        head.append(REWARD_COLUMN)
+        rows = [[*row, _led(result, lambda m: m.named.get(REWARD))] for row, result in zip(rows, results, strict=True)]
+    lines = [head, ["---"] * len(head), *rows]
     return SUMMARY_LEGEND + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def summary_row(result: EvaluationResult) -> list[str]:
-    """Return the cells of one result. Arrows lead from set to set, and real data stand in brackets."""
-    operator, unrewarded = result.rewarded_operator, result.unrewarded_operator
-    shown = [result[name] for name in FIRST if name in result.sets]
-    base, tuned = result[BASE], result[TUNED]
+    """Return the cells of one result. Arrows lead from set to set, and real data stand in brackets.
 
-    def arrows(value: Callable[[SetMetrics], float], digits: str = ".3g") -> str:
-        return " → ".join(f"{value(metrics):{digits}}" for metrics in shown)
-
-    def beside_real(value: Callable[[SetMetrics], float]) -> str:
-        return f"{arrows(value)} ({value(result.data):.2g})"
-
-    floor = " below floor!" if tuned.residuals[operator].below_floor else ""
-    ratio = base.residuals[operator].mean / tuned.residuals[operator].mean
-    energy_ratio = tuned.fidelity.energy_distance / base.fidelity.energy_distance
+    A dash stands for what the PDE leaves out.
+    """
     return [
         f"{result.env_id.removesuffix('-v0')} {result.resolution}²",
-        str(result.sampler.nfe) if result.sampler else "-",
-        beside_real(lambda m: m.residuals[operator].mean) + floor,
-        f"1/{ratio:.3g}",
-        arrows(lambda m: 100 * m.residuals[operator].noise_equivalent, ".2g"),
-        f"{unrewarded}: {beside_real(lambda m: m.residuals[unrewarded].mean)}",
-        ", ".join(f"{name} {arrows(lambda m, name=name: m.conditions[name].mean, '.2g')}" for name in result.conditions)  # type: ignore[misc]
-        or "none",
-        beside_real(lambda m: m.resolve.median),
-        arrows(lambda m: m.fidelity.amplitude_ratio, ".3f"),
-        f"{energy_ratio:.3f}",
-        beside_real(lambda m: m.fidelity.log_spectrum_error),
+        str(result.sampler.nfe) if result.sampler else NOTHING,
+        *_residual_cells(result),
+        _unrewarded_cell(result),
+        ", ".join(f"{name} {_arrows(result, _violation(name), '.2g')}" for name in result.conditions) or "none",
+        _led(result, lambda m: m.resolve_median),
+        _arrows(result, lambda m: m.fidelity.amplitude_ratio, ".3f"),
+        f"{result[TUNED].fidelity.energy_distance / result[BASE].fidelity.energy_distance:.3f}",
+        _led(result, lambda m: m.fidelity.log_spectrum_error),
     ]
+
+
+def _residual_cells(result: EvaluationResult) -> list[str]:
+    """Return the rewarded operator's residual, its ratio and its noise."""
+    operator = result.rewarded_operator
+    if not operator:
+        return [NOTHING] * 3
+    base, tuned = result[BASE].residuals[operator], result[TUNED].residuals[operator]
+    floor = " below floor!" if tuned.below_floor else ""
+    return [
+        _led(result, lambda m: m.residuals[operator].mean) + floor,
+        f"1/{base.mean / tuned.mean:.3g}",
+        _arrows(result, lambda m: 100 * m.residuals[operator].noise_equivalent, ".2g"),
+    ]
+
+
+def _unrewarded_cell(result: EvaluationResult) -> str:
+    name = result.unrewarded_operator
+    return f"{name}: {_led(result, lambda m: m.residuals[name].mean)}" if name else NOTHING
+
+
+def _violation(condition: str) -> Value:
+    return lambda metrics: metrics.conditions[condition].mean
+
+
+def _arrows(result: EvaluationResult, value: Value, digits: str = ".3g") -> str:
+    """Return a number of each shown set, or a dash if real data do not have it."""
+    if value(result.data) is None:
+        return NOTHING
+    return " → ".join(f"{value(result[name]):{digits}}" for name in FIRST if name in result.sets)
+
+
+def _led(result: EvaluationResult, value: Value) -> str:
+    """Return a number of each shown set, with real data's in brackets, or a dash if real data do not have it."""
+    real = value(result.data)
+    return NOTHING if real is None else f"{_arrows(result, value)} ({real:.2g})"

@@ -158,8 +158,8 @@ class Learner:
         return self._numbers(batch, loss)
 
     def _numbers(self, batch: Batch, loss: Loss) -> dict[tuple[str, str], torch.Tensor]:
-        named = dict(loss.metrics)
-        violations, parts = dict(loss.violations), {}
+        named, violations = dict(loss.metrics), dict(loss.violations)
+        parts: dict[str, torch.Tensor] = {}
         rollouts = batch.rollouts
         if isinstance(rollouts, Sample | Trajectory):
             over_leaves = rollouts.reward.ndim == 2

@@ -63,7 +63,7 @@ class GroupedAdam:
     def step(self, gradient: torch.Tensor, *, rate: float, clip_norm: float) -> None:
         """Step along the clipped gradient (n,)."""
         sizes = [sum(p.numel() for p in group.parameters.values()) for group in self.groups]
-        parts = list(gradient.split(sizes))
+        parts = list(torch.split(gradient, sizes))
         joint = [i for i, group in enumerate(self.groups) if group.clip is None]
         norm = torch.stack([parts[i].square().sum() for i in joint]).sum().sqrt().item() if joint else 0.0
         for i, group in enumerate(self.groups):

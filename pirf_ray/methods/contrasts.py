@@ -9,7 +9,14 @@ register(
         name="diffusion-dpo",
         title="Diffusion-DPO",
         paper="Wallace et al. 2023, arXiv 2311.12908",
-        settings={**SAMPLES, "objective": "preference", "preference_beta": 0.1, "learning_rate": 1e-4, "group": 2},
+        settings={
+            **SAMPLES,
+            "objective": "preference",
+            "preference_beta": 0.1,
+            "learning_rate": 3e-5,
+            "group": 2,
+            "strategy": "pool",  # the base model makes the pairs, so they never go stale
+        },
         search={"learning_rate": Range(1e-5, 1e-3), "preference_beta": Range(1e-3, 10.0)},
         in_benchmark=False,
     )
@@ -20,7 +27,7 @@ register(
         name="diffusion-nft",
         title="DiffusionNFT",
         paper="Zheng et al. 2025, arXiv 2509.16117",
-        settings={**SAMPLES, "objective": "forward-process", "contrast": 1.0, "learning_rate": 1e-4, "group": 8},
+        settings={**SAMPLES, "objective": "forward-process", "contrast": 1.0, "learning_rate": 3e-5, "group": 8},
         search={"learning_rate": Range(1e-5, 1e-3), "contrast": Range(0.1, 2.0)},
         in_benchmark=False,
     )

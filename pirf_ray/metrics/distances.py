@@ -96,7 +96,10 @@ def energy_distance_squared_unbiased(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def marginal_energy_distance(pde: PDE, a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the energy distance of the marginal (``pde.marginal``): the coefficient, source or initial condition."""
+    """Return the energy distance of the marginal (``pde.marginal``): the coefficient, source or initial condition.
+
+    NotProvided if the PDE has no part of known law.
+    """
     return energy_distance(_as_fields(pde.marginal(a)), _as_fields(pde.marginal(b)))
 
 

@@ -7,7 +7,9 @@ import torch
 
 from envs.pdes import PDE
 from pirf_ray.metrics import distances, physics, spectra, statistics
+from pirf_ray.metrics.base import Metric
 from pirf_ray.metrics.results import DATA, Estimate, EvaluationResult, FidelityMetrics, ResidualMetrics, SetMetrics
+from pirf_ray.metrics.scalars import farthest_from_one
 
 
 def evaluate_sets(
@@ -17,6 +19,7 @@ def evaluate_sets(
     real: torch.Tensor,
     real_other: torch.Tensor,
     rewarded: str | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     seed: int = 0,
 ) -> EvaluationResult:
     """Return the metrics of each set (n, c, h, w) against the held-out fields ``real`` (m, c, h, w), physical units.
@@ -25,9 +28,10 @@ def evaluate_sets(
     name ``data``. Only the residuals of ``data`` are over all held-out fields, because their means are the floors. A few windows
     of a flow may be of one or two trajectories.
 
-    ``rewarded`` is the operator of the reward, by default the PDE's default operator. Intervals are 95% bootstrap intervals over
-    samples; held-out fields that are solved together (``pde.solved_together``) are drawn together. A residual or an error
-    that is nan counts as infinity. The fidelity of a set with a non-finite sample is nan.
+    ``rewarded`` is the operator of the reward, by default the PDE's default operator. ``metrics``: further metrics of each set, by
+    name. Intervals are 95% bootstrap intervals over samples; held-out fields that are solved together (``pde.solved_together``)
+    are drawn together. A residual or an error that is nan counts as infinity. The fidelity of a set with a non-finite sample
+    is nan. Metrics of parts that the PDE leaves out are None or absent.
     """
     count = _common_count(sets, real_other)
     all_sets = {**sets, DATA: real_other[:count]}
@@ -39,6 +43,7 @@ def evaluate_sets(
         name: _set_metrics(pde, fields, real, compared[name], seed=seed, block=pde.solved_together if name == DATA else 1)
         for name, fields in all_sets.items()
     }
+    named = {name: {n: m(fields, real, pde) for n, m in (metrics or {}).items()} for name, fields in all_sets.items()}
     reference = measured[DATA].fidelity.energy_distance
     return EvaluationResult(
         env_id=pde.env_id,
@@ -51,7 +56,7 @@ def evaluate_sets(
         channels=list(pde.channels),
         num_samples=count,
         num_real=len(real),
-        sets={name: _over_reference(metrics, reference) for name, metrics in measured.items()},
+        sets={name: replace(_over_reference(own, reference), named=named[name]) for name, own in measured.items()},
     )
 
 
@@ -66,8 +71,8 @@ def _set_metrics(
         num_nonfinite=_count_nonfinite(fields),
         residuals=residuals,
         conditions={name: estimate(column, seed=seed, block=block) for name, column in conditions.items()},
-        resolve=estimate(errors, seed=seed, block=block),
-        resolve_trivial=trivial.median().item(),
+        resolve=None if errors is None else estimate(errors, seed=seed, block=block),
+        resolve_trivial=None if trivial is None else trivial.median().item(),
         fidelity=fidelity_metrics(pde, fields, real),
     )
 
@@ -93,8 +98,8 @@ def _common_count(sets: Mapping[str, torch.Tensor], real_other: torch.Tensor) ->
 
 
 def _operator_order(pde: PDE) -> list[str]:
-    """Return the default operator, the unrewarded operator, then the others."""
-    first = [pde.default_operator, pde.unrewarded_operator]
+    """Return the default operator, the unrewarded operator, then the others. Empty if the PDE has no operators."""
+    first = [name for name in (pde.default_operator, pde.unrewarded_operator) if name]
     return first + [name for name in pde.operators if name not in first]
 
 
@@ -151,19 +156,19 @@ def fidelity_metrics(pde: PDE, fields: torch.Tensor, real: torch.Tensor) -> Fide
         energy_distance_unbiased=pairs.energy_squared_unbiased,
         energy_distance_same_law=pairs.energy_same_law,
         energy_distance_ratio_to_data=1.0,
-        marginal_energy_distance=distances.marginal_energy_distance(pde, fields, real),
+        marginal_energy_distance=_marginal_distance(pde, fields, real),
         log_spectrum_error=spectra.log_spectrum_error(fields, real, periodic),
         mean_field_error=statistics.mean_field_error(fields, real),
         std_field_error=statistics.std_field_error(fields, real),
         diversity_ratio=pairs.diversity_ratio,
         nearest_distance=pairs.nearest,
-        amplitude_ratio=_farthest(amplitudes),
-        high_wavenumber_ratio=_farthest(high),
+        amplitude_ratio=farthest_from_one(amplitudes),
+        high_wavenumber_ratio=farthest_from_one(high),
         amplitude_ratios=dict(zip(pde.channels, amplitudes.tolist(), strict=True)),
         high_wavenumber_ratios=dict(zip(pde.channels, high.tolist(), strict=True)),
     )
 
 
-def _farthest(ratio: torch.Tensor) -> float:
-    """Return the ratio farthest from 1 on a logarithmic scale."""
-    return ratio[ratio.log().abs().argmax()].item()
+def _marginal_distance(pde: PDE, fields: torch.Tensor, real: torch.Tensor) -> float | None:
+    """Return the energy distance of the marginal. None if the PDE has no part of known law."""
+    return distances.marginal_energy_distance(pde, fields, real) if pde.provides("marginal") else None

@@ -18,7 +18,7 @@ Measure = Callable[[torch.Tensor], torch.Tensor]
 
 
 def residuals(pde: PDE, fields: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the mean square residual (n,) of each operator by name."""
+    """Return the mean square residual (n,) of each operator by name. Empty if the PDE has no operators."""
     return {name: _measured(lambda x, name=name: pde.residual(x, name), fields) for name in pde.operators}  # type: ignore[misc]
 
 
@@ -27,9 +27,11 @@ def conditions(pde: PDE, fields: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: _measured(condition, fields) for name, condition in pde.conditions.items()}
 
 
-def resolve_errors(pde: PDE, fields: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the re-solve errors (n,) of the fields and of the trivial competitor."""
-    return _measured(pde.resolve_error, fields), _measured(pde.trivial_resolve_error, fields)
+def resolve_errors(pde: PDE, fields: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the re-solve errors (n,) of the fields and of the trivial competitor, each None if the PDE leaves it out."""
+    errors = _measured(pde.resolve_error, fields) if pde.provides("resolve_error") else None
+    trivial = _measured(pde.trivial_resolve_error, fields) if pde.provides("trivial_resolve_error") else None
+    return errors, trivial
 
 
 @torch.no_grad()

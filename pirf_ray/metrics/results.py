@@ -2,9 +2,10 @@
 
 ``EvaluationResult.to_json`` returns ``{set: {name: number}}``. The names are ``residual/<operator>/mean``,
 ``condition/<name>/mean``, ``resolve/median``, ``fidelity/energy_distance`` and so on. docs/reference/metrics.md has them all.
+The names of what a PDE leaves out are absent.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 DATA = "data"
@@ -51,8 +52,8 @@ class FidelityMetrics:
     """Energy distance of two sets of these sizes with the same law."""
     energy_distance_ratio_to_data: float
     """Energy distance divided by the energy distance of a second held-out set."""
-    marginal_energy_distance: float
-    """Energy distance of the marginal, whose law is known: coefficient, source or initial condition."""
+    marginal_energy_distance: float | None = None
+    """Energy distance of the marginal, whose law is known: coefficient, source or initial condition. None without a marginal."""
     log_spectrum_error: float
     """Root mean square error of the log spectrum, decades."""
     mean_field_error: float
@@ -79,6 +80,10 @@ RATIOS = {"amplitude_ratios": "amplitude_ratio", "high_wavenumber_ratios": "high
 """Fields of ``FidelityMetrics`` with a number per channel, and their names in JSON."""
 SCALARS = tuple(f.name for f in fields(FidelityMetrics) if f.name not in RATIOS)
 """Fields of ``FidelityMetrics`` with one number."""
+METRIC = "metric/"
+"""Beginning of the JSON names of ``SetMetrics.named``."""
+MAY_LACK = ("marginal_energy_distance", "nearest_training_distance")
+"""Fields of ``FidelityMetrics`` that may be None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,32 +95,41 @@ class SetMetrics:
     num_nonfinite: int
     """Number of samples with a value that is not finite."""
     residuals: dict[str, ResidualMetrics]
-    """Residuals by operator."""
+    """Residuals by operator. Empty for a PDE without operators."""
     conditions: dict[str, Estimate]
     """Violations by condition."""
-    resolve: Estimate
-    """Re-solve error: the relative L2 error against the solution solved from the sample's own input."""
-    resolve_trivial: float
-    """Median re-solve error of the trivial competitor."""
+    resolve: Estimate | None = None
+    """Re-solve error: the relative L2 error against the solution solved from the sample's own input. None without a solver."""
+    resolve_trivial: float | None = None
+    """Median re-solve error of the trivial competitor. None without a trivial competitor."""
     fidelity: FidelityMetrics
     """Closeness to held-out real fields."""
+    named: dict[str, float] = field(default_factory=dict)
+    """Metrics of ``evaluate --metrics`` by name, and as ``reward`` the mean reward of a run whose reward is no physics reward."""
+
+    @property
+    def resolve_median(self) -> float | None:
+        """Return the median re-solve error. None without a solver."""
+        return None if self.resolve is None else self.resolve.median
 
     def to_json(self) -> dict[str, Any]:
         """Return every number by its JSON name."""
         made: dict[str, Any] = {"num_samples": self.num_samples, "num_nonfinite": self.num_nonfinite}
         for prefix, estimate in self._estimates().items():
             made |= {f"{prefix}/{name}": _plain(value) for name, value in vars(estimate).items()}
-        made["resolve/trivial_median"] = self.resolve_trivial
+        if self.resolve_trivial is not None:
+            made["resolve/trivial_median"] = self.resolve_trivial
         for name in SCALARS:
             if (value := getattr(self.fidelity, name)) is not None:
                 made[f"fidelity/{name}"] = value
         for name, single in RATIOS.items():
             made |= {f"fidelity/{single}/{channel}": v for channel, v in getattr(self.fidelity, name).items()}
-        return made
+        return made | {f"{METRIC}{name}": value for name, value in self.named.items()}
 
     def _estimates(self) -> dict[str, Estimate]:
         residuals = {f"residual/{name}": r for name, r in self.residuals.items()}
-        return {**residuals, **{f"condition/{name}": c for name, c in self.conditions.items()}, "resolve": self.resolve}
+        conditions = {f"condition/{name}": c for name, c in self.conditions.items()}
+        return {**residuals, **conditions, **({} if self.resolve is None else {"resolve": self.resolve})}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "SetMetrics":
@@ -124,7 +138,9 @@ class SetMetrics:
             name: {key.rpartition("/")[2]: v for key, v in data.items() if key.startswith(f"fidelity/{single}/")}
             for name, single in RATIOS.items()
         }
-        scalars = {name: data[f"fidelity/{name}"] for name in SCALARS if name != "nearest_training_distance"}
+        scalars = {name: data[f"fidelity/{name}"] for name in SCALARS if name not in MAY_LACK}
+        scalars |= {name: data.get(f"fidelity/{name}") for name in MAY_LACK}
+        resolved = any(f"resolve/{name}" in data for name in STATISTICS)
         return cls(
             num_samples=data["num_samples"],
             num_nonfinite=data["num_nonfinite"],
@@ -138,14 +154,14 @@ class SetMetrics:
                 for name in _names(data, "residual")
             },
             conditions={name: Estimate(**_statistics(data, f"condition/{name}")) for name in _names(data, "condition")},
-            resolve=Estimate(**_statistics(data, "resolve")),
-            resolve_trivial=data["resolve/trivial_median"],
+            resolve=Estimate(**_statistics(data, "resolve")) if resolved else None,
+            resolve_trivial=data.get("resolve/trivial_median"),
             fidelity=FidelityMetrics(
                 **scalars,
                 amplitude_ratios=ratios["amplitude_ratios"],
                 high_wavenumber_ratios=ratios["high_wavenumber_ratios"],
-                nearest_training_distance=data.get("fidelity/nearest_training_distance"),
             ),
+            named={key.removeprefix(METRIC): value for key, value in data.items() if key.startswith(METRIC)},
         )
 
 

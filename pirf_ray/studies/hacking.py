@@ -228,8 +228,8 @@ def table(comparison: Comparison) -> Table:
         metrics, drift = result[name], comparison.drifts.get(name)
         numbers = [drift.amplitude_ratio, drift.energy_ratio, drift.spectrum_rise] if drift else []
         cells = [f"{number:.3f}" for number in numbers] or ["-"] * 3
-        residual, error = metrics.residuals[pde.default_operator].mean, metrics.resolve.median
-        made.add_row("real data" if name == DATA else name, f"{residual:.3g}", *cells, f"{error:.3g}")
+        residual, error = metrics.residuals[pde.default_operator].mean, metrics.resolve_median
+        made.add_row("real data" if name == DATA else name, f"{residual:.3g}", *cells, "-" if error is None else f"{error:.3g}")
     return made
 
 

@@ -89,8 +89,7 @@ def measure_actors(config: TrainConfig, info: ModelInfo, base: Denoiser, path: P
     cluster.connect(config, None)
     actors = start_actors(config, path, info.parameters)
     wait_until_up(actors)
-    fixed = config.policy.scope == "tail"
-    source = ActorSource(config.plan(), actors, fixed=fixed, staleness=config.rollout.staleness)
+    source = ActorSource(config.plan(), actors, fixed=config.fixed_rollouts, staleness=config.rollout.staleness)
     device = torch.device("cpu")
     tuning = FineTuning(config, info, base, source=source, communicator=SingleProcess(), device=device)
     measured = measure(tuning, updates=arguments.updates, warmup=arguments.warmup)

@@ -44,9 +44,6 @@ def check_parts(config: TrainConfig, pde: PDE, reward: Reward) -> None:
     names = config.objective, config.credit_name
     check_reward(parts.objective, reward, (config.objective, config.reward))
     check_groups(parts.objective, parts.credit, group=config.rollout.group, micro_batch=config.optimizer.micro_batch, names=names)
-    if config.maker_name not in parts.objective.makers:
-        known = ", ".join(parts.objective.makers)
-        raise ConfigError(f"--maker {config.maker_name}: --objective {config.objective} uses rollouts of {known}")
     _check_process(config, parts.objective, process)
     _check_regularizers(config, process)
     if reward.scope == "set":

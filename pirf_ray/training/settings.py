@@ -21,6 +21,7 @@ from pirf_ray.learning.parts import PartChoices
 from pirf_ray.learning.regularizers import REGULARIZERS
 from pirf_ray.learning.rollouts import MAKERS, MakerContext
 from pirf_ray.learning.rollouts.plan import RolloutPlan, RolloutSettings, make_plan
+from pirf_ray.learning.rollouts.records import Rollouts
 from pirf_ray.learning.rollouts.sources import RolloutTask
 from pirf_ray.steering.correction import CorrectionSettings
 from pirf_ray.training.guard import GuardSettings
@@ -28,11 +29,6 @@ from pirf_ray.training.resources import ActorSettings, EvaluationSettings, Learn
 
 CHOICES = ("reward", "objective", "maker", "credit", "parameters", "regularizers")
 """Settings that name parts. The settings of the chosen parts stand in ``NAME_settings``."""
-
-
-def default_settings(part: str) -> Any:
-    """Return a field whose default is the settings of the part that TrainConfig names by default."""
-    return field(default_factory=lambda: _settings_class(part, TrainConfig.__dataclass_fields__[part].default)())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +53,12 @@ class TrainConfig:
     """What learns: layers, low-rank, ... (--list parameters)."""
     regularizers: tuple[str, ...] = ("l2", "anchor")
     """What holds the tuned model near the base model. A strength of 0 switches a regularizer off."""
-    reward_settings: PartSettings = default_settings("reward")
-    objective_settings: PartSettings = default_settings("objective")
+    reward_settings: PartSettings = field(default_factory=lambda: _default_settings("reward"))
+    objective_settings: PartSettings = field(default_factory=lambda: _default_settings("objective"))
     maker_settings: PartSettings = field(default_factory=PartSettings)
     credit_settings: PartSettings = field(default_factory=PartSettings)
-    parameters_settings: PartSettings = default_settings("parameters")
-    regularizers_settings: PartSettings = default_settings("regularizers")
+    parameters_settings: PartSettings = field(default_factory=lambda: _default_settings("parameters"))
+    regularizers_settings: PartSettings = field(default_factory=lambda: _default_settings("regularizers"))
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
@@ -77,6 +73,9 @@ class TrainConfig:
         k, n = self.truncation_steps, self.sampler.num_steps
         require(k <= n, f"--truncation must be in [1, {n}] (the sampler's steps), got {k}")
         not_negative(self, "seed")
+        makers = OBJECTIVES.find(self.objective).makers
+        fits = _kind(self.maker_name) in [_kind(name) for name in makers]
+        require(fits, f"--maker {self.maker}: --objective {self.objective} uses rollouts of {', '.join(makers)}")
         for part in CHOICES:
             wanted = _settings_class(part, getattr(self, part), self.objective)
             object.__setattr__(self, f"{part}_settings", _carried(getattr(self, f"{part}_settings"), wanted))
@@ -102,7 +101,8 @@ class TrainConfig:
         """Whether the base model makes every rollout, so that none goes stale."""
         objective, maker = OBJECTIVES.find(self.objective), MAKERS.find(self.maker_name)
         behaviour = objective.behaviour_of(self.objective_settings)
-        return behaviour == "base" or (self.policy.scope == "tail" and not maker.rewarded)
+        by_base = behaviour == "base" or (self.policy.scope == "tail" and not maker.rewarded)
+        return by_base or not maker.uses_policy
 
     @property
     def truncation_steps(self) -> int:
@@ -177,8 +177,10 @@ class TrainConfig:
     def with_settings(self, **settings: Any) -> "TrainConfig":
         """Return the config with some settings changed, of whatever group, named as flags. ValueError on an unknown setting.
 
-        A changed part brings the defaults of its own settings.
+        A changed part brings the defaults of its own settings. Another objective also brings what its rollouts need.
         """
+        if settings.get("objective", self.objective) != self.objective:
+            settings = {**self._needed(settings["objective"]), **settings}
         changes: dict[str, Any] = {name: settings.pop(name) for name in CHOICES if name in settings}
         objective = changes.get("objective", self.objective)
         for part in CHOICES:
@@ -195,6 +197,18 @@ class TrainConfig:
         if settings:
             raise ValueError(f"unknown settings: {', '.join(sorted(settings))}")
         return replace(self, **changes)
+
+    def _needed(self, objective: str) -> dict[str, Any]:
+        """Return the settings without which an objective cannot run: its rollouts, its noise, its groups."""
+        cls = OBJECTIVES.find(objective)
+        needed: dict[str, Any] = {"solver": "stochastic"} if cls.stochastic else {}
+        if MAKERS.find(cls.makers[0]).rewarded:
+            needed |= {"scope": "all", "strategy": "fresh", "truncation": 0, "regularizers": ("l2",)}
+        if CREDITS.find(cls.credit).min_group > 1:
+            needed["group"] = self.rollout.chunk
+        elif cls.min_group > 1:
+            needed["group"] = cls.min_group
+        return needed
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings by group, as config.json holds them."""
@@ -237,6 +251,18 @@ def _settings_class(part: str, name: str | tuple[str, ...], objective: str = "pa
         name = own.makers[0] if part == "maker" else own.credit
     kinds: Mapping[str, Any] = {"objective": OBJECTIVES, "maker": MAKERS, "credit": CREDITS, "parameters": PARAMETERS}
     return settings_of(kinds[part].find(str(name)))
+
+
+def _kind(maker: str) -> tuple[type[Rollouts], bool]:
+    """Return what a maker makes, and whether it carries rewards. An objective takes all makers of the kinds that it names."""
+    cls = MAKERS.find(maker)
+    return cls.makes, cls.rewarded
+
+
+def _default_settings(part: str) -> PartSettings:
+    """Return the settings of the part that TrainConfig names by default."""
+    default: Any = TrainConfig.__dataclass_fields__[part].default
+    return _settings_class(part, default)()
 
 
 def _carried(settings: PartSettings, wanted: type[PartSettings]) -> PartSettings:

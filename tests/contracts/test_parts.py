@@ -74,7 +74,9 @@ def own_names(config: TrainConfig) -> Iterator[str]:
 def test_no_setting_of_a_part_has_the_name_of_another_setting(choice: str, name: str) -> None:
     """Settings are known by their names alone, whatever their group."""
     value = (name,) if choice == "regularizers" else name
-    own = {"strategy": "fresh", "group": 2, "solver": "stochastic", "scope": "all", choice: value}
+    own: dict[str, Any] = {"strategy": "fresh", "group": 2, "solver": "stochastic", "scope": "all", choice: value}
+    if choice == "maker":
+        own["objective"] = next(objective for objective, cls in OBJECTIVES.items() if name in cls.makers)
     names = list(own_names(tiny_config(**own)))
     assert sorted(set(names)) == sorted(names)
 
@@ -130,8 +132,8 @@ def test_a_users_own_part_is_named_by_its_module_and_brings_its_settings(
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.syspath_prepend(str(tmp_path))
     module, variable, parent = PARENTS[choice]
-    (tmp_path / f"own_{choice}.py").write_text(OWN.format(module=module, registry=variable, name=parent))
-    name = f"own_{choice}:mine"
+    (tmp_path / f"mine_{choice}.py").write_text(OWN.format(module=module, registry=variable, name=parent))
+    name = f"mine_{choice}:mine"
     config = tiny_config(**{choice: (name,) if choice == "regularizers" else name})
     changed = config.with_settings(mine=3.5)
     assert getattr(config, f"{choice}_settings").mine == 2.0 and getattr(changed, f"{choice}_settings").mine == 3.5

@@ -33,7 +33,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
-IN_A_FILE = {"own_pde.md": "advection_diffusion", "own_objective.md": "perturbed", "own_method.md": "shrunk_method"}
+IN_A_FILE = {"own_pde.md": "advection_diffusion", "own_objective.md": "weighted", "own_method.md": "shrunk_method"}
 """Pages whose first block is a file of the user's."""
 
 
@@ -146,7 +146,7 @@ def test_data_pretraining_training_and_evaluation_by_the_commands(place: Path) -
     run(place, "-m", "pirf_ray.data", "--env", ENV, "--out", "check.h5", "--num-samples", "8", "--resolution", "16")
     run(place, "-m", "pirf_ray.pretrain", "--env", ENV, "--preset", "smoke", "--out", "advection", "--threads", "1")
     smoke = ["--preset", "smoke", "--resolution", "8", "--base", "advection/model", "--out", "run"]
-    trained = run(place, "-m", "pirf_ray.train", "--env", ENV, *smoke, "--objective", "perturbed:perturbed")
+    trained = run(place, "-m", "pirf_ray.train", "--env", ENV, *smoke, "--objective", "weighted:weighted")
     assert "AdvectionDiffusion-v0" in trained.stdout
     assert (place / "run" / "result.json").exists() and (place / "run" / "report.png").exists()
     evaluate = ["-m", "pirf_ray.evaluate", "--checkpoint", "run", "--samples", "8", "--real", "16"]

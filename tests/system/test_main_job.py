@@ -52,7 +52,17 @@ def broken_base(path: Path, how: str) -> Path:
         (["--env", "Stokes-v0"], r"--env: unknown env 'Stokes-v0'; known: Burgers-v0"),
         (["--preset", "huge"], r"--preset: unknown preset 'huge'; known: paper, small, smoke"),
         (["--truncation", "21"], r"--truncation must be in \[1, 5\].*got 21"),
-        (["--truncation", "0"], r"--truncation must be at least 1, got 0"),
+        (["--truncation", "-1"], r"--truncation must be at least 0, got -1"),
+        (["--reward", "nothing"], r"--reward: unknown reward 'nothing'; known: .*physics"),
+        (["--objective", "nothing"], r"--objective: unknown objective 'nothing'; known: .*pathwise"),
+        (["--parameters", "nothing"], r"--parameters: unknown parameters 'nothing'; known: layers, low-rank"),
+        (["--regularizers", "l2", "nothing"], r"--regularizers: unknown regularizer 'nothing'; known: anchor, l2"),
+        (["--parameters", "low-rank", "--lora-rank", "0"], r"--lora-rank must be at least 1, got 0"),
+        (["--objective", "policy-gradient", "--solver", "heun"], r"needs log densities of steps: --solver stochastic, got heun"),
+        (["--objective", "policy-gradient", "--group", "1"], r"--group must be at least 2 for --credit group, got 1"),
+        (["--objective", "draft-lv"], r"--objective draft-lv differentiates the last step only: --truncation must be 1, got 2"),
+        (["--maker", "samples"], r"--maker samples: --objective pathwise uses rollouts of prefixes"),
+        (["--reward", "command:/nowhere/program"], r"--reward command: no program '/nowhere/program' on the PATH"),
         (["--l2", "-1"], r"--l2 must not be negative, got -1.0"),
         (["--anchor", "-1"], r"--anchor must not be negative"),
         (["--operator", "upwind"], r"--operator 'upwind' is not one of Burgers-v0; known: \['consistent', 'paper', 'simpson'\]"),
@@ -168,7 +178,7 @@ def test_pretraining_makes_a_model_that_generates(capsys: pytest.CaptureFixture[
 def test_settings_of_the_api_are_named_like_the_flags() -> None:
     assert api.configure("Burgers-v0", batch=4, chunk=4).rollout.chunk == 4  # each alone would not fit the other
     config = api.configure("Burgers-v0", truncation=3, l2=0.5, seed=4)
-    assert (config.policy.truncation, config.regularization.l2, config.seed) == (3, 0.5, 4)
+    assert (config.policy.truncation, config.regularizers_settings.l2, config.seed) == (3, 0.5, 4)
     with pytest.raises(ValueError, match="unknown settings: lambda_"):
         api.configure("Burgers-v0", lambda_=1.0)
 

@@ -143,10 +143,11 @@ from pirf_ray.learning.objectives.pathwise import Pathwise
 
 @register("full")
 class Full(Pathwise):
-    def samples(self, process, policy, prefix, *, seed, update):
-        if update == 3 and Path(__file__).with_name("disk_is_full").exists():
+    "The pathwise objective, on a disk that is full at update 3."
+    def loss(self, batch, policies, reward):
+        if batch.key[1] == 3 and Path(__file__).with_name("disk_is_full").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
-        return super().samples(process, policy, prefix, seed=seed, update=update)
+        return super().loss(batch, policies, reward)
 """
 
 

@@ -155,7 +155,13 @@ def test_every_setting_of_a_run_can_be_varied() -> None:
 
 def test_a_yes_or_no_is_varied_by_its_text() -> None:
     config = tiny_config(
-        objective="policy-gradient", solver="stochastic", regularizers=("l2",), strategy="fresh", group=2, normalize=False
+        objective="policy-gradient",
+        solver="stochastic",
+        regularizers=("l2",),
+        strategy="fresh",
+        group=2,
+        truncation=2,
+        normalize=False,
     )
     made = SearchSpace.around(config, decoder_levels=LEVELS, varied={"normalize": "true,false", "kl-in-return": "true"})
     assert made.preset()["normalize"] == "false" and made.regularizer == "l2"

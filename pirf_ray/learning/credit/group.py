@@ -51,7 +51,7 @@ class GroupCredit:
 
 def relative(reward: torch.Tensor, groups: torch.Tensor, *, normalize: bool) -> torch.Tensor:
     """Return the rewards (n,) relative to their groups (n,)."""
-    _, index = groups.to(reward.device).unique(return_inverse=True)
+    _, index = torch.unique(groups.to(reward.device), return_inverse=True)
     count = torch.bincount(index).to(reward)
     mean = torch.zeros_like(count).index_add(0, index, reward) / count
     centred = reward - mean[index]

@@ -10,6 +10,7 @@ ln s uniform.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -50,8 +51,8 @@ def levels(context: Context) -> tuple[list[int], list[float]]:
     logs = [math.log(process.sigmas[step]) for step in steps]
     if len(steps) < 2:
         return steps, [1.0] * len(steps)
-    edges = [logs[0], *[(a + b) / 2 for a, b in zip(logs, logs[1:], strict=False)], logs[-1]]
-    widths = [high - low for high, low in zip(edges, edges[1:], strict=False)]
+    edges = [logs[0], *[(a + b) / 2 for a, b in pairwise(logs)], logs[-1]]
+    widths = [high - low for high, low in pairwise(edges)]
     return steps, [width * len(steps) / sum(widths) for width in widths]
 
 

@@ -96,9 +96,10 @@ class PolicyGradient(Objective):
         """Return advantages (m, b) of the transitions, with the KL of later steps if it belongs to the return."""
         if batch.advantages is None:
             raise ValueError("policy-gradient needs a credit that fills advantages, such as --credit group")
-        if not (self.settings.kl and self.settings.kl_in_return):
+        beta = float(self.settings.kl)
+        if not (beta and self.settings.kl_in_return):
             return batch.advantages
-        return batch.advantages - self.settings.kl * self._later_kl(trajectory)
+        return batch.advantages - beta * self._later_kl(trajectory)
 
     @torch.no_grad()
     def _later_kl(self, trajectory: Trajectory) -> torch.Tensor:

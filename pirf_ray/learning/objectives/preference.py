@@ -74,7 +74,7 @@ class Preference(Objective):
             with torch.no_grad():
                 reference = error(denoise(base_from, part), part)
             delta = delta.index_add(0, part.rows, 0.5 * (reference - error(denoise(tuned_from, part), part)))
-        return delta / self.settings.noise_draws
+        return delta / float(self.settings.noise_draws)
 
     def cost(self, batch: Batch) -> Cost:
         """Return one evaluation of both policies per draw, the tuned policy's with gradient."""

@@ -109,7 +109,8 @@ class SurrogateReward(Learnable):
         trajectory = trajectory_of(batch)
         x = torch.cat([trajectory.x[leaf] for leaf in trajectory.leaves])
         target = torch.cat([self.standardized(reward) for reward in trajectory.reward])
-        return (self(x) - target).square().mean()
+        error: torch.Tensor = self(x) - target
+        return error.square().mean()
 
 
 @register("surrogate")

@@ -96,6 +96,8 @@ class ConditionedDenoiser(AbstractDenoiser):
         return gradient / size.clamp_min(torch.finfo(x.dtype).tiny)
 
     def _residual(self, x: torch.Tensor) -> torch.Tensor:
+        if self.pde is None:
+            raise ValueError("the residual adapter needs a denoiser that knows its PDE")
         residual = self.pde.residual(self.pde.normalizer.to_physical(x), self.pde.default_operator)
         count_residual_gradients(residual)
         return residual

@@ -1,5 +1,6 @@
 """The squared distance of the weights from the pretrained weights (Yuan et al. 2025, arXiv 2509.20570)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,6 @@ class WeightDistance(Regularizer):
         return Loss(value=self.settings.l2 * weight_distance(learned, policies.start))
 
 
-def weight_distance(tensors: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> torch.Tensor:
+def weight_distance(tensors: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the scalar sum ||theta - theta_0||^2 over the learning weights theta; theta_0 are the pretrained weights."""
     return torch.stack([(tensor - reference[name]).square().sum() for name, tensor in tensors.items()]).sum()

@@ -3,7 +3,7 @@
 >>> import torch
 >>> from pirf_ray.learning.rollouts.records import Sample
 >>> class Zeros:
-...     makes, rewarded = Sample, True
+...     makes, rewarded, uses_policy = Sample, True, False
 ...     def make(self, env, policies, requests):
 ...         x = torch.zeros(len(requests.sample_ids), *env.pde.shape)
 ...         out = env.reward(env.pde.normalizer.to_physical(x))
@@ -59,6 +59,8 @@ class RolloutMaker(Protocol):
     """Kind of the rollouts."""
     rewarded: bool
     """Whether the rollouts carry rewards. Otherwise the environment has none."""
+    uses_policy: bool
+    """Whether a policy makes them. Otherwise they never go stale."""
 
     def make(self, env: DenoisingVectorEnv, policies: Policies, requests: Requests) -> Rollouts:
         """Return the rollouts. ``policies.tuned`` is the behaviour policy, ``policies.base`` the reference."""

@@ -40,6 +40,7 @@ class DataMaker:
     Settings = DataSettings
     makes = Sample
     rewarded = False
+    uses_policy = False
 
     def __init__(self, settings: DataSettings, context: MakerContext) -> None:
         self.settings = settings

@@ -19,6 +19,7 @@ class PrefixMaker:
 
     makes = Prefix
     rewarded = False
+    uses_policy = True
 
     def __init__(self, settings: PartSettings, context: MakerContext) -> None:
         self.stop_step, self.with_base_output = context.stop_step, context.with_base_output

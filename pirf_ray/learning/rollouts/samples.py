@@ -20,6 +20,7 @@ class SampleMaker:
 
     makes = Sample
     rewarded = True
+    uses_policy = True
 
     def __init__(self, settings: PartSettings, context: MakerContext) -> None:
         pass

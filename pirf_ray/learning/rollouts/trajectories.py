@@ -28,6 +28,7 @@ class TrajectoryMaker:
     Settings = TrajectorySettings
     makes = Trajectory
     rewarded = True
+    uses_policy = True
 
     def __init__(self, settings: TrajectorySettings, context: MakerContext) -> None:
         self.settings = settings

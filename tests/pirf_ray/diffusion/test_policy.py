@@ -69,8 +69,15 @@ def test_ratios_are_of_neighbouring_sigmas_without_the_step_to_zero() -> None:
 def test_a_truncation_outside_the_sampler_is_refused(truncation: int) -> None:
     with pytest.raises(ValueError, match=rf"truncation must be in \[1, 4\], got {truncation}"):
         switch_sigma(process(), truncation)
-    with pytest.raises(ConfigError, match="--truncation must be at least 1, got 0"):
-        PolicySettings(truncation=0)
+    with pytest.raises(ConfigError, match="--truncation must be at least 0, got -1"):
+        PolicySettings(truncation=-1)
+
+
+def test_a_truncation_of_zero_is_all_steps() -> None:
+    every = PolicySettings(truncation=0)
+    assert [every.steps(n) for n in (1, 7)] == [1, 7] and PolicySettings(truncation=3).steps(7) == 3
+    policy = make_policy(tiny_denoiser(), process(), every)
+    assert policy.switch_step(process()) == 0
 
 
 def test_learned_tensors_change_the_tuned_denoiser_only() -> None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from commands import refuse
+from envs.common.checks import ConfigError
 from pirf_ray import evaluate
-from pirf_ray.evaluation.interpolation import best_alpha, between, parse_alphas, sample_alphas
+from pirf_ray.diffusion.denoiser import AbstractDenoiser
+from pirf_ray.evaluation.interpolation import best_alpha, between, network_weights, parse_alphas, sample_alphas
 from pirf_ray.evaluation.models import EVALUATION_STREAM
 from pirf_ray.metrics.drift import Drift
 from pirf_ray.training.guard import GuardSettings
@@ -67,6 +69,39 @@ def test_the_ends_are_the_base_and_the_run_bit_for_bit(run: Path, scope: str) ->
     assert torch.equal(made[1.0], expected["tuned"])
     assert not torch.equal(made[0.5], made[0.0]) and not torch.equal(made[0.5], made[1.0])
     assert all(torch.equal(p, before[n]) for n, p in policy.tuned.network.named_parameters())
+
+
+@pytest.fixture(scope="module")
+def low_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that tuned low-rank factors."""
+    config = tiny_config(parameters="low-rank", lora_rank=2, updates=2, scope="all", strategy="fresh", guard="off")
+    made = start_run(tmp_path_factory.mktemp("low_rank"), config)
+    tiny_tuning(config, made).fit()
+    return made.paths.root
+
+
+def test_low_rank_factors_lie_on_the_line_of_their_weights(low_rank: Path) -> None:
+    """theta = W_0 + B A. Alpha 1 has the bits of the run, although its policy adds the factors in each evaluation."""
+    model = load_model(low_rank).model
+    made = sample_alphas(model, [0.0, 0.5, 1.0], samples=4, seed=5, batch=3, progress=iter)
+    expected = model.sample(range(4), seed=5, stream=EVALUATION_STREAM, groups=("base", "tuned"), batch=3)
+    assert torch.equal(made[0.0], expected["base"]) and torch.equal(made[1.0], expected["tuned"])
+    names = list(model.policy.base.tensors())
+    base, tuned = (network_weights(d, names) for d in (model.policy.base, model.policy.tuned))
+    up, down = (model.policy.tuned.tensors()[f"map_layer0.parametrizations.weight.0.{name}"] for name in ("up", "down"))
+    torch.testing.assert_close(tuned["map_layer0.weight"], base["map_layer0.weight"] + up @ down)
+    assert torch.equal(tuned["map_layer0.bias"], base["map_layer0.bias"])
+
+
+def test_a_denoiser_around_a_network_is_on_no_line(run: Path) -> None:
+    class Around(AbstractDenoiser):
+        def forward(self, x, sigma, condition=None):
+            return x
+
+    model = load_model(run).model
+    model.policy.tuned = Around()
+    with pytest.raises(ConfigError, match="--interpolate needs a run that tuned the weights of the network, got a Around"):
+        sample_alphas(model, [0.0, 1.0], samples=2, seed=0, batch=2, progress=iter)
 
 
 def test_the_best_alpha_is_the_lowest_residual_inside() -> None:

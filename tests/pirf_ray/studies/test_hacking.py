@@ -72,7 +72,7 @@ def test_the_study_compares_like_with_like() -> None:
     assert tuple(ways) == hacking.WAYS
     assert ways["unguarded"].with_settings(guard="enforce") == ways["guarded"]
     assert {w.optimizer.updates for w in ways.values()} == {60}
-    assert {(w.sampler, w.optimizer.learning_rate, w.parameters.levels, w.guard.guard_every) for w in ways.values()} == {
+    assert {(w.sampler, w.optimizer.learning_rate, w.parameters_settings.levels, w.guard.guard_every) for w in ways.values()} == {
         (ways["default"].sampler, 1e-4, 0, 5)
     }
     assert ways["default"].policy.scope == "tail" and ways["default"].guard.guard == "enforce"

@@ -48,11 +48,11 @@ def test_bad_flags_are_one_line_and_start_nothing(flags: list[str], message: str
 def test_a_sleeping_actor_takes_real_weights_and_gives_prefixes_of_the_real_size(tmp_path: Path) -> None:
     config = tiny_config(**EXACT)
     base = write_base(tmp_path / "base")
-    actor = SleepingActor(config.prefix_task({}), config.policy, base, 1, "cpu", 0.0)
-    weights = {name: torch.ones_like(p) for name, p in actor.maker.policy.tuned.network.named_parameters()}
+    actor = SleepingActor(config.rollout_task({}), base, 1, "cpu", 0.0)
+    weights = {name: torch.ones_like(p) for name, p in actor.worker.policies.tuned.tuned.network.named_parameters()}
     prefix = actor.make(3, 1, WeightMessage.pack(1, weights))
     assert prefix.x.shape == (config.rollout.chunk, 1, RESOLUTION, RESOLUTION) and prefix.x.dtype == torch.float32
     assert (prefix.sample_ids, prefix.step, prefix.policy_version) == ((6, 7), config.prefix_steps, 1)
-    assert all((p == 1).all() for p in actor.maker.policy.tuned.parameters())
+    assert all((p == 1).all() for p in actor.worker.policies.tuned.tuned.parameters())
     with pytest.raises(WeightMismatch):
         actor.make(3, 2, WeightMessage.pack(1, weights))

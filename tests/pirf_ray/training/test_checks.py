@@ -41,16 +41,12 @@ def refused(config: TrainConfig, reward: Reward | None = None) -> str:
     ("settings", "message"),
     [
         ({**CHAIN, "group": 1}, "--group must be at least 2 for --credit group, got 1"),
-        ({"objective": "preference", "regularizers": ("l2",)}, "--group must be at least 2 for --objective preference, got 1"),
+        ({"objective": "preference", "group": 1}, "--group must be at least 2 for --objective preference, got 1"),
         (
             {"objective": "preference", "regularizers": ("l2",), "group": 2, "micro_batch": 3},
             "--micro-batch must be a multiple of --group 2 for --objective preference, got 3",
         ),
         ({**CHAIN, "kl": 0.1, "kl_in_return": True, "micro_batch": 1}, "--micro-batch must be a multiple of --group 2"),
-        (
-            {"maker": "samples", "strategy": "fresh", "anchor": 0.0},
-            "--maker samples: --objective pathwise uses rollouts of prefixes",
-        ),
         (
             {**CHAIN, "solver": "heun"},
             "--objective policy-gradient needs log densities of steps: --solver stochastic, got heun",
@@ -68,6 +64,12 @@ def refused(config: TrainConfig, reward: Reward | None = None) -> str:
 )
 def test_parts_that_do_not_fit_are_refused_in_one_sentence(settings: dict[str, Any], message: str) -> None:
     assert message in refused(tiny_config(**settings))
+
+
+def test_a_maker_of_other_rollouts_is_refused() -> None:
+    for objective, maker, known in (("pathwise", "samples", "prefixes"), ("preference", "data", "samples")):
+        with pytest.raises(ConfigError, match=f"--maker {maker}: --objective {objective} uses rollouts of {known}"):
+            tiny_config(objective=objective, maker=maker)
 
 
 def test_a_strength_of_zero_needs_no_prefixes() -> None:

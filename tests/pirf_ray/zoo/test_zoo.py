@@ -56,5 +56,5 @@ def test_each_is_fine_tuned_by_the_small_preset(name: str) -> None:
 @pytest.mark.parametrize("name", FIVE)
 def test_every_presets_terms_can_be_weighed_by_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A preset with its own weights would turn --weights into other flags."""
-    assert not small(name).reward.weights
+    assert not small(name).reward_settings.weights
     assert f"--weights: {name} has no term nothing" in refuse(train.main, ["--env", name, "--weights", "nothing", "1"], capsys)

@@ -77,7 +77,7 @@ def test_pool_draws_every_chunk_and_repeats_its_draws() -> None:
     ("make", "message"),
     [
         (lambda: tiny_config(truncation=5), r"--truncation must be in \[1, 4\] .*got 5"),
-        (lambda: PolicySettings(truncation=0), "--truncation must be at least 1, got 0"),
+        (lambda: PolicySettings(truncation=-1), "--truncation must be at least 0, got -1"),
         (
             lambda: tiny_config(scope="all"),
             "--strategy pool needs rollouts that the base model makes: prefixes with --scope tail",
