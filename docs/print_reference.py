@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pirf_ray
+from envs.common.parts import settings_of
+from envs.common.registry import Registry
 from envs.data import datasets
 from envs.environments import DenoisingEnv, DenoisingVectorEnv
 from envs.pdes import REGISTRY, make_pde
+from envs.rewards import REWARDS
 from pirf_ray.__main__ import modules, summary_of
 from pirf_ray.cli.pretraining import PretrainArguments
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.sampling import SAMPLERS
 from pirf_ray.evaluation import samples
+from pirf_ray.learning.credit import CREDITS
 from pirf_ray.learning.objectives import OBJECTIVES
 from pirf_ray.learning.parameters import PARAMETERS
+from pirf_ray.learning.regularizers import REGULARIZERS
+from pirf_ray.learning.rollouts import MAKERS
 from pirf_ray.learning.updates import TermMetrics, UpdateMetrics
 from pirf_ray.methods import METHODS, Recipe
 from pirf_ray.metrics import results
@@ -30,6 +36,18 @@ from pirf_ray.training.guard import GuardMetrics
 from pirf_ray.training.presets import PRESETS
 from pirf_ray.training.records import RolloutMetrics, Timing, UpdateRecord
 from pirf_ray.training.settings import TrainConfig
+
+MERGED = "types"
+"""Module of settings classes that are merged from those of several parts, and have no source."""
+CHOSEN: dict[str, Registry[Any]] = {
+    "reward": REWARDS,
+    "objective": OBJECTIVES,
+    "maker": MAKERS,
+    "credit": CREDITS,
+    "parameters": PARAMETERS,
+    "regularizers": REGULARIZERS,
+}
+"""Registries of the parts that flags choose."""
 
 DOCS = Path(__file__).parent
 PRINTED = "Printed from the code by `python docs/print_reference.py`. Do not edit this page.\n"
@@ -52,7 +70,7 @@ class Attribute:
 def attributes(cls: type) -> Iterator[Attribute]:
     """Yield the fields of a dataclass with the docstrings under them, inherited fields first."""
     known = {f.name: f for f in fields(cls)}
-    for owner in (owner for owner in reversed(cls.__mro__) if is_dataclass(owner)):
+    for owner in (owner for owner in reversed(cls.__mro__) if is_dataclass(owner) and owner.__module__ != MERGED):
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
         assert isinstance(body, ast.ClassDef)
         for node, after in zip(body.body, [*body.body[1:], None], strict=True):
@@ -110,7 +128,7 @@ def flags(cls: type, level: str) -> str:
     for a in found:
         if isinstance(a.value, TrainConfig):
             parts.append("Every setting of a run is a flag too: [settings.md](settings.md).\n")
-        elif is_dataclass(a.value):
+        elif is_dataclass(a.value) and fields(a.value):
             group = type(a.value)
             parts.append(f"{level} {a.name}\n\n{docstring(group)}\n\n{flags(group, level + '#')}")
     return "\n".join(parts)
@@ -127,10 +145,20 @@ def commands() -> Iterator[str]:
         yield f"## `python -m {name}`\n\n{said[0].upper()}{said[1:].rstrip('.')}.\n\n{docstring(cls)}\n\n{flags(cls, '###')}"
 
 
+def part_settings() -> Iterator[str]:
+    """Yield the settings of each registered part that has any."""
+    yield "## Settings of parts\n\nA part's settings are flags if it is chosen. The tables above have those of the default parts.\n"
+    for flag, registry in CHOSEN.items():
+        for name, cls in registry.items():
+            if fields(settings_of(cls)):
+                yield f"### `--{flag} {name}`\n\n{docstring(cls).splitlines()[0]}\n\n{flags(settings_of(cls), '####')}"
+
+
 def settings() -> Iterator[str]:
     """Yield the settings of a run and what each preset changes."""
     yield f"{docstring(TrainConfig)}\n\n{template('settings')}"
     yield flags(TrainConfig, "##")
+    yield from part_settings()
     yield "## Presets\n\nWhat each preset changes against the defaults above.\n"
     rows: dict[tuple[str, str], list[str]] = {}
     for name, preset in PRESETS.items():
@@ -206,6 +234,7 @@ def metrics() -> Iterator[str]:
     known["trivial_median"] = known["resolve_trivial"]
     for channels, name in results.RATIOS.items():
         known[f"{name}/CHANNEL"] = known[channels]
+    known["metric/NAME"] = known["named"]
     rows = []
     for name in example_set().to_json():
         *_, group, number = f"/{name}".split("/")
@@ -228,6 +257,7 @@ def example_set() -> results.SetMetrics:
     ratios = {name: {"CHANNEL": 0.0} for name in results.RATIOS}
     given: dict[str, Any] = {"residuals": {"OPERATOR": filled(results.ResidualMetrics)}}
     given |= {"conditions": {"NAME": filled(results.Estimate)}, "resolve": filled(results.Estimate)}
+    given |= {"named": {"NAME": 0.0}}
     made: results.SetMetrics = filled(results.SetMetrics, fidelity=filled(results.FidelityMetrics, **ratios), **given)
     return made
 
@@ -237,7 +267,7 @@ def example_record() -> UpdateRecord:
     terms = {"OPERATOR": filled(TermMetrics, is_residual=True), "NAME": filled(TermMetrics, is_residual=False, over_floor=None)}
     guard = filled(GuardMetrics, drift=filled(Drift), limits=DriftLimits())
     rollout = filled(RolloutMetrics, sample_ids=())
-    return UpdateRecord(update=1, metrics=filled(UpdateMetrics, terms=terms), rollout=rollout, timing=filled(Timing), guard=guard)
+    return UpdateRecord(update=1, metrics=filled(UpdateMetrics, terms=terms, named={"NAME": 0.0}, parts={"PART": 0.0}), rollout=rollout, timing=filled(Timing), guard=guard)
 
 
 def file_formats() -> Iterator[str]:
