@@ -267,7 +267,8 @@ def example_record() -> UpdateRecord:
     terms = {"OPERATOR": filled(TermMetrics, is_residual=True), "NAME": filled(TermMetrics, is_residual=False, over_floor=None)}
     guard = filled(GuardMetrics, drift=filled(Drift), limits=DriftLimits())
     rollout = filled(RolloutMetrics, sample_ids=())
-    return UpdateRecord(update=1, metrics=filled(UpdateMetrics, terms=terms, named={"NAME": 0.0}, parts={"PART": 0.0}), rollout=rollout, timing=filled(Timing), guard=guard)
+    metrics = filled(UpdateMetrics, terms=terms, named={"NAME": 0.0}, parts={"PART": 0.0})
+    return UpdateRecord(update=1, metrics=metrics, rollout=rollout, timing=filled(Timing), guard=guard)
 
 
 def file_formats() -> Iterator[str]:

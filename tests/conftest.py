@@ -1,7 +1,9 @@
 """Fixtures of several files. One thread for every test, unless OMP_NUM_THREADS says otherwise: the machine is small."""
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["PIRF_RAY_CACHE"] = tempfile.mkdtemp(prefix="pirf_ray-cache-")
 
 import torch
 
@@ -56,3 +59,8 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
         return path
 
     return write_file
+
+
+def pytest_unconfigure() -> None:
+    """Remove the cache of this session's constants."""
+    shutil.rmtree(os.environ["PIRF_RAY_CACHE"], ignore_errors=True)

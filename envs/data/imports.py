@@ -289,6 +289,8 @@ def solver_floors(pde: PDE, samples: int = FLOOR_SAMPLES) -> dict[str, float]:
 
 def suspicion(pde: PDE, floors: Mapping[str, float]) -> str | None:
     """Return a warning if the imported fields have a far larger residual than our own solver's fields, else None."""
+    if not (pde.provides("solve") and pde.provides("operators")):
+        return None
     name = pde.default_operator
     own = solver_floors(pde)[name]
     if floors[name] <= SUSPICIOUS_RATIO * own:

@@ -8,14 +8,16 @@ The constants of an operator or a condition of a PDE come from the first of thes
 4. a measurement, which the cache then keeps
 
 A violation of the user's own is measured once per process, not kept on disk. Measurements take a single thread, so that their
-bits do not depend on the number of threads.
+bits do not depend on the number of threads. A measurement of more than a few seconds logs a line.
 """
 
 import hashlib
 import json
+import logging
 import math
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +48,9 @@ TABLE = Path(__file__).with_name("constants.json")
 CACHE_VARIABLE = "PIRF_RAY_CACHE"
 """Environment variable with the directory of the cache."""
 CACHE = "~/.cache/pirf_ray"
+PATIENCE = 5.0
+"""Seconds after which a measurement logs that it takes long."""
+LOGGER = logging.getLogger(__name__)
 
 
 class Constants(NamedTuple):
@@ -74,7 +79,7 @@ def measured(pde: PDE, name: str, violation: Violation, noise: float) -> Constan
     ``noise`` is the standard deviation of the white noise, model units. The floor of an exact operator is the rounding of
     float32. ValueError if the function ``violation`` returns no violations. NotProvided if the PDE has no solver.
     """
-    with _single_thread():
+    with _single_thread(), _announced(f"{name} of {table_key(pde)}"):
         fields, floor = _exact_fields(pde), _floor(pde, name, violation)
         white = seeding.normal(0, "calibration noise", range(len(fields)), pde.shape)
         disturbed = pde.normalizer.to_model(fields) + noise * white
@@ -102,6 +107,19 @@ def _exact_fields(pde: PDE) -> torch.Tensor:
     if count < 2:
         raise ValueError(f"{pde.env_id} has {count} samples of the stream {STREAM!r}, and its rewards need 2")
     return pde.solve(0, STREAM, range(count))
+
+
+@contextmanager
+def _announced(what: str) -> Iterator[None]:
+    """Log a line if the block takes longer than PATIENCE."""
+    line = "measuring floor and reference of %s on solved fields, once; this may take minutes"
+    timer = threading.Timer(PATIENCE, LOGGER.warning, (line, what))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

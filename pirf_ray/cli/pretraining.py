@@ -17,6 +17,7 @@ from envs.common.registry import choose
 from envs.data import datasets
 from envs.data.datasets import FieldFile
 from envs.pdes import PDE, make_pde
+from envs.pdes.base import require
 from envs.pdes.base import require as require_part
 from pirf_ray.cli.data_files import solved_count
 from pirf_ray.cli.devices import available, best_device
@@ -200,6 +201,7 @@ def _training_data(arguments: PretrainArguments, pde: PDE) -> FieldFile:
     """Return the user's file, or OUT/data.h5, solved if it is not there yet."""
     path = arguments.data or arguments.out / "data.h5"
     if arguments.data is None and not path.exists():
+        require(pde, "solve", "pretraining without --data", "give training fields: --data FILE")
         datasets.write(
             path, pde, num_samples=arguments.training_samples, seed=0, stream=TRAIN_STREAM, progress=progress_bar("solving")
         )

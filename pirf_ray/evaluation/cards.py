@@ -117,7 +117,7 @@ def _measured(results: dict[int, EvaluationResult]) -> list[str]:
     """Return the heading, the table with a row per number of sampler steps, and a line about real data."""
     first = next(iter(results.values()))
     columns = _columns(first)
-    sizes = f"{first.num_samples} samples against {first.num_real} held-out solutions"
+    sizes = f"{first.num_samples} samples against {first.num_real} held-out fields"
     lines = [
         f"## Measured: {sizes} (evaluation seed {first.seed})",
         "",

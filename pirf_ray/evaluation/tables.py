@@ -32,8 +32,7 @@ def result_table(result: EvaluationResult) -> Table:
     table = Table(
         title=f"{result.env_id} at {result.resolution}²: {result.num_samples} samples of each, "
         f"against {result.num_real} held-out fields",
-        caption="second line: 95% bootstrap interval; over floor: mean / mean of real data; "
-        "as noise: the white noise (of each channel's std) that gives real data this residual; real data: a second held-out set",
+        caption="; ".join(_caption(result)),
     )
     first = [name for name in FIRST if name in result.sets]
     columns = first + [name for name in result.sets if name not in (*first, DATA)] + [DATA]
@@ -46,6 +45,18 @@ def result_table(result: EvaluationResult) -> Table:
             table.add_row(label, *(cell(result[name]) for name in columns))
         table.add_section()
     return table
+
+
+def _caption(result: EvaluationResult) -> list[str]:
+    """Return the meanings of the table's rows and columns."""
+    with_intervals = result.operators or result.conditions or result.data.resolve
+    parts = ["second line: 95% bootstrap interval"] if with_intervals else []
+    if result.operators:
+        parts += [
+            "over floor: mean / mean of real data",
+            "as noise: the white noise (of each channel's std) that gives real data this residual",
+        ]
+    return [*parts, "real data: a second held-out set"]
 
 
 def _rewards(result: EvaluationResult) -> list[tuple[str, Cell]]:

@@ -69,6 +69,8 @@ def check_groups(objective: Objective, credit: Credit, *, group: int, micro_batc
     require(group >= credit.min_group, f"--group must be at least {credit.min_group} for --credit {names[1]}, got {group}")
     least = objective.min_group
     require(group >= least, f"--group must be at least {least} for --objective {names[0]}, got {group}")
+    multiple = objective.group_multiple
+    require(group % multiple == 0, f"--group must be a multiple of {multiple} for --objective {names[0]}, got {group}")
     if objective.coupled:
         require(
             micro_batch % group == 0,

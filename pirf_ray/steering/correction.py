@@ -18,6 +18,7 @@ from envs.common.checks import not_negative
 from envs.common.parts import PartSettings
 from envs.numerics.conditions import Condition
 from envs.pdes import PDE
+from envs.pdes.base import require
 from envs.rewards import calibrated_term
 from pirf_ray.steering.residuals import Residual, polyak, residual_gradient, wide
 
@@ -53,6 +54,7 @@ class Correction:
 
     def __init__(self, pde: PDE, steps: int, operator: str = "", residual: Residual | None = None) -> None:
         """``residual``: the residual that is lowered, x (b, c, h, w), model units; default: the operator's."""
+        require(pde, "operators", "corrections", "give --corrections 0")
         operator = operator or pde.default_operator
         self.steps, self.given = steps, pde.input_channels
         self.floor = residual_floor(pde, operator)

@@ -2,10 +2,10 @@
 
 import torch
 
-from envs.common.checks import ConfigError
 from envs.common.parts import PartRegistry, PartSettings
 from envs.numerics.conditions import Condition
 from envs.pdes import PDE
+from envs.pdes.base import require
 from pirf_ray.diffusion.model import Finisher
 from pirf_ray.steering.correction import Correction, CorrectionSettings
 
@@ -47,11 +47,7 @@ class Solve:
 
     def __init__(self, settings: PartSettings, pde: PDE, operator: str = "") -> None:
         """Solve the PDE; the operator is ignored. ConfigError if the PDE cannot solve from a sample's own inputs."""
-        provides = getattr(pde, "provides", None)
-        if provides is not None and not provides("resolve"):
-            raise ConfigError(
-                f"--finish solve solves each sample from its own inputs, and {pde.env_id} has no resolve; known: correct, none"
-            )
+        require(pde, "resolve", "--finish solve", "known: correct, none")
         self.pde = pde
 
     def __call__(self, x: torch.Tensor, condition: Condition | None = None) -> torch.Tensor:

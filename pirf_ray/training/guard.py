@@ -159,7 +159,7 @@ class Guard:
         ``operator``: of the residual, by default the PDE's default one. ``reward``: a reward by which the kept model is chosen in
         place of the residual. ConfigError for a PDE without held-out data.
         """
-        require(pde, "solve", "the guard compares samples with held-out data", "--guard off")
+        require(pde, "solve", "the guard", "give --guard off")
         self.settings, self.pde, self.process, self.seed = settings, pde, process, seed
         self.operator, self.reward = operator or pde.default_operator, reward
         self.limits = DriftLimits(**{f.name: getattr(settings, f.name) for f in fields(DriftLimits)})

@@ -121,7 +121,7 @@ def test_solve_refuses_a_pde_without_resolve_in_one_sentence() -> None:
         def provides(self, name: str) -> bool:
             return name == "solve"
 
-    message = "^--finish solve solves each sample from its own inputs, and Unsolved-v0 has no resolve; known: correct, none$"
+    message = "^Unsolved-v0 has no .*: --finish solve needs one; known: correct, none$"
     with pytest.raises(ConfigError, match=message):
         FINISHERS.make("solve", None, Unsolved(), "")
 

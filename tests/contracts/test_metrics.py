@@ -24,7 +24,9 @@ WORSE = {
 def badness(name: str, value: float) -> float:
     """Return a number that is lower for a better value of a metric."""
     best = METRICS[name].best
-    return abs(value - best) if math.isfinite(best) else -math.copysign(value, best) if best > 0 else value
+    if math.isfinite(best):
+        return abs(value - best)
+    return -value if best > 0 else value
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -39,6 +39,11 @@ def test_everything_in_the_zoo_is_package_data() -> None:
     assert files <= shipped
 
 
+def test_the_shipped_constants_are_package_data() -> None:
+    assert PROJECT["tool"]["setuptools"]["package-data"]["envs.rewards"] == ["constants.json"]
+    assert (ROOT / "envs" / "rewards" / "constants.json").is_file()
+
+
 def test_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
     first, second = readme_lines()
     install = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e"
@@ -84,7 +89,13 @@ def test_an_installed_package_works_outside_the_clone(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(place)
     assert not [name for name in names if name.startswith("tests") or "/tests/" in name]
-    assert {"envs/py.typed", "pirf_ray/py.typed", "tune/py.typed", "pirf_ray/zoo/Burgers-v0/32/ema.safetensors"} <= set(names)
+    assert {
+        "envs/py.typed",
+        "pirf_ray/py.typed",
+        "tune/py.typed",
+        "pirf_ray/zoo/Burgers-v0/32/ema.safetensors",
+        "envs/rewards/constants.json",
+    } <= set(names)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(place)}

@@ -38,6 +38,8 @@ class Objective(Protocol):
     """Policy that makes the rollouts, unless settings decide (``behaviour_of``)."""
     min_group: ClassVar[int] = 1
     """Smallest group that it can compare."""
+    group_multiple: ClassVar[int] = 1
+    """Number of samples of which a group must hold a multiple: 2 for pairs."""
     needs_gradient: ClassVar[bool]
     """Whether it differentiates the reward."""
     coupled: bool = False

@@ -48,6 +48,7 @@ class Preference(Objective):
     needs_gradient = False
     coupled = True
     min_group = 2
+    group_multiple = 2
 
     @classmethod
     def behaviour_of(cls, settings: PreferenceSettings) -> Behaviour:

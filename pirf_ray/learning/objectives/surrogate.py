@@ -58,11 +58,12 @@ class SurrogateReward(Learnable):
         channels, rows, columns = shape
         width, cells = settings.surrogate_width, 4
         self.learning_rate, self.steps = settings.surrogate_rate, settings.surrogate_steps
-        layers = [nn.Conv2d(channels + 2, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)]
-        self.convolutions = nn.ModuleList(layers)
         self.pool = nn.AdaptiveAvgPool2d((min(cells, rows), min(cells, columns)))
-        self.linear = nn.Linear(channels * rows * columns, 1)
-        self.head = nn.Linear(width * min(cells, rows) * min(cells, columns), 1)
+        with torch.random.fork_rng(devices=[]):  # layers are born with random weights, which are replaced at once
+            layers = [nn.Conv2d(channels + 2, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)]
+            self.convolutions = nn.ModuleList(layers)
+            self.linear = nn.Linear(channels * rows * columns, 1)
+            self.head = nn.Linear(width * min(cells, rows) * min(cells, columns), 1)
         place = torch.stack(torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij"))
         self.register_buffer("place", place)
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64))

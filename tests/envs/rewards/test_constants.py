@@ -99,11 +99,11 @@ def test_the_shipped_constants_are_what_is_measured_now(name: str) -> None:
     assert constants.main(["--check", name]) == 0
 
 
-def test_the_shipped_table_covers_the_presets_the_shipped_models_and_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_table_covers_the_presets_and_the_shipped_models(monkeypatch: pytest.MonkeyPatch) -> None:
     unsolvable(monkeypatch)
     models = [json.loads(path.read_text())["info"] for path in (ROOT / "pirf_ray" / "zoo").glob("*/*/meta.json")]
     pdes = [make_pde(m["env_id"], m["network"]["resolution"], **m.get("parameters", {})) for m in models]
-    pdes += [make_pde(name) for name in FIVE] + [make_pde(name, 128) for name in FIVE]
+    pdes += [make_pde(name, 128) for name in FIVE]
     assert len(models) >= 5
     for pde in pdes:
         for term in (*pde.operators, *pde.conditions):
@@ -124,23 +124,26 @@ def test_the_noises_are_those_of_the_presets() -> None:
 def test_environments_and_rewards_are_made_without_solving(
     name: str, resolution: int | None, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    """In under a second of this process's time, whatever else the machine does."""
+    """In under a second of this process's time, whatever else the machine does.
+
+    The constants of Kolmogorov flow on 256 x 256 points are not shipped. Its environment measures them with the first reward.
+    """
     unsolvable(monkeypatch)
     parameters = {"reynolds": 40.0} if name == "Kolmogorov-v0" and resolution == 32 else {}
     start = time.process_time()
     gymnasium.make(f"envs:{name}", resolution=resolution, **parameters)
-    physics_reward(make_pde(name, resolution, **parameters))
-    RewardSettings(reference_noise=3e-5).make(make_pde(name, resolution, **parameters))
+    if (name, resolution) != ("Kolmogorov-v0", None):
+        physics_reward(make_pde(name, resolution, **parameters))
+        RewardSettings(reference_noise=3e-5).make(make_pde(name, resolution, **parameters))
     assert time.process_time() - start < 1
     assert entries(cache) == []
 
 
 def test_a_new_process_makes_the_default_environment_at_once() -> None:
-    """Kolmogorov flow on 256 x 256 points, whose constants take 20 minutes to measure."""
+    """Kolmogorov flow on 256 x 256 points, whose 256 samples take 20 minutes to solve."""
     code = (
-        "import time, gymnasium, envs; from envs.pdes import make_pde; from envs.rewards import physics_reward; "
-        "start = time.process_time(); gymnasium.make('Kolmogorov-v0'); physics_reward(make_pde('Kolmogorov-v0')); "
-        "print(time.process_time() - start)"
+        "import time, gymnasium, envs; start = time.process_time(); "
+        "gymnasium.make('Kolmogorov-v0'); print(time.process_time() - start)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd=ROOT)
     assert float(done.stdout) < 1
@@ -210,6 +213,20 @@ def test_measurements_take_a_single_thread() -> None:
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("patience", [0.05, 60.0])
+def test_a_long_measurement_is_announced(patience: float, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    """A violation of .3 s against a patience of .05 s; a short measurement says nothing."""
+
+    def slow(fields: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.3)
+        return fields.square().flatten(1).mean(1)
+
+    monkeypatch.setattr(calibration, "PATIENCE", patience)
+    measured(make_pde("Poisson-v0", 8), "energy", slow, 3e-4)
+    said = ["measuring floor and reference of energy of Poisson-v0 8 on solved fields, once; this may take minutes"]
+    assert [record.getMessage() for record in caplog.records] == (said if patience < 1 else [])
 
 
 def test_violations_are_computed_in_parts_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:

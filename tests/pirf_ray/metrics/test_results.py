@@ -125,3 +125,30 @@ def test_a_result_holds_its_sets_by_name(result: EvaluationResult) -> None:
 def test_a_result_without_a_part_is_none(result: EvaluationResult, missing: str) -> None:
     with pytest.raises((KeyError, TypeError), match=missing):
         EvaluationResult.from_json({name: value for name, value in result.to_json().items() if name != missing})
+
+
+def test_named_metrics_come_back_under_their_own_group(result: EvaluationResult) -> None:
+    named = replace(result["base"], named={"reward": -1.5, "energy-distance": 0.25})
+    flat = named.to_json()
+    assert (flat["metric/reward"], flat["metric/energy-distance"]) == (-1.5, 0.25)
+    assert flat.keys() == NAMES | {"metric/reward", "metric/energy-distance"}
+    assert SetMetrics.from_json(through_json(flat)) == named
+
+
+def test_what_a_pde_leaves_out_is_absent_and_comes_back(result: EvaluationResult) -> None:
+    metrics = result["base"]
+    fidelity = replace(metrics.fidelity, marginal_energy_distance=None)
+    bare = replace(metrics, residuals={}, conditions={}, resolve=None, resolve_trivial=None, fidelity=fidelity)
+    flat = bare.to_json()
+    assert flat.keys() == {n for n in NAMES if n.split("/")[0] in ("num_samples", "num_nonfinite", "fidelity")} - {
+        "fidelity/marginal_energy_distance"
+    }
+    assert None not in flat.values()
+    assert SetMetrics.from_json(through_json(flat)) == bare
+    assert bare.resolve_median is None and metrics.resolve_median == metrics.resolve.median
+
+
+def test_a_re_solve_error_without_a_trivial_competitor_comes_back(result: EvaluationResult) -> None:
+    alone = replace(result["base"], resolve_trivial=None)
+    assert "resolve/trivial_median" not in alone.to_json()
+    assert SetMetrics.from_json(through_json(alone.to_json())) == alone

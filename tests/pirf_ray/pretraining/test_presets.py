@@ -1,7 +1,10 @@
-"""Pretraining presets: each fits every PDE that ships."""
+"""Pretraining presets: each fits every PDE that ships, and stored samples."""
+
+from pathlib import Path
 
 import pytest
 
+from bare_pdes import clouds
 from envs.pdes import REGISTRY
 from pirf_ray import zoo
 from pirf_ray.diffusion import checkpoints
@@ -31,3 +34,15 @@ def test_the_small_preset_makes_the_models_that_ship(env_id: str) -> None:
     card = (zoo.find(env_id, 32) / "CARD.md").read_text()
     assert f"ln sigma ~ N({preset.settings.noise_mean}, {preset.settings.noise_std}^2)" in card
     assert meta["data"]["samples"] == preset.training_samples
+
+
+@pytest.mark.parametrize("resolution", [8, 12, 20, 64])
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_take_stored_samples_as_they_are(name: str, resolution: int, tmp_path: Path) -> None:
+    """Stored samples have one resolution. Levels whose grids are too coarse or not whole are left out."""
+    stored = clouds(tmp_path, rows=20, resolution=resolution)
+    preset = PRESETS[name](stored)
+    network = preset.settings.network
+    assert (network.resolution, network.channels, network.periodic) == (resolution, 2, (True, False))
+    assert network.resolutions[-1] >= 4
+    assert preset.training_samples == 16, "all of the stream train"

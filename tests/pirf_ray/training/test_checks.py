@@ -43,6 +43,10 @@ def refused(config: TrainConfig, reward: Reward | None = None) -> str:
         ({**CHAIN, "group": 1}, "--group must be at least 2 for --credit group, got 1"),
         ({"objective": "preference", "group": 1}, "--group must be at least 2 for --objective preference, got 1"),
         (
+            {"objective": "preference", "group": 3, "chunk": 3, "batch": 6, "micro_batch": 6, "pool_start": 6},
+            "--group must be a multiple of 2 for --objective preference, got 3",
+        ),
+        (
             {"objective": "preference", "regularizers": ("l2",), "group": 2, "micro_batch": 3},
             "--micro-batch must be a multiple of --group 2 for --objective preference, got 3",
         ),

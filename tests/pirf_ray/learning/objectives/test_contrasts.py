@@ -1,6 +1,7 @@
 """Objectives that noise finished samples again: levels and noise, preferences, good and bad samples."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -44,9 +45,9 @@ def test_levels_are_those_of_the_last_steps_with_a_uniform_law_of_ln_sigma() -> 
         steps, weights = levels(context(solver))
         assert steps == list(range(STEPS - K, STEPS - K + count))
         logs = [math.log(context(solver).process.sigmas[i]) for i in steps]
-        middles = [(a + b) / 2 for a, b in zip(logs[:-1], logs[1:], strict=True)]
+        middles = [(a + b) / 2 for a, b in pairwise(logs)]
         edges = [logs[0], *middles, logs[-1]]
-        lengths = [a - b for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        lengths = [a - b for a, b in pairwise(edges)]
         assert weights == pytest.approx([length * count / sum(lengths) for length in lengths])
         assert sum(weights) == pytest.approx(count)
     assert levels(context("stochastic", truncation=2))[1] == [1.0]
