@@ -9,6 +9,7 @@ from pathlib import Path
 from envs.common.checks import ConfigError, flag
 from envs.common.files import absolute, read_json, refuse_existing, write_json
 from envs.common.registry import VARIABLE, choose, named_modules
+from envs.pdes.base import require
 from pirf_ray.cli.flags import changed_flags, check_env
 from pirf_ray.diffusion.checkpoints import CheckpointError, load_meta
 from pirf_ray.training.checks import check, check_named
@@ -91,6 +92,7 @@ def created(arguments: Arguments) -> Sweep:
         settings["resolution"] = load_meta(arguments.base)[0].resolution
     config = choose("preset", arguments.preset, PRESETS)(env).with_settings(**settings)
     base = absolute(check(config, base=arguments.base, data=None))
+    require(load_meta(base)[0].pde(), "operators", "a sweep, whose goals compare residuals,")
     sweep = Sweep(
         root=absolute(arguments.out or Path("sweeps") / f"{env}-{datetime.now():%Y%m%d-%H%M%S}"),
         arguments=replace(arguments, env=env),

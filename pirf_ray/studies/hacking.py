@@ -23,6 +23,7 @@ from rich.table import Table
 from envs.common.checks import at_least, positive
 from envs.common.files import write_json
 from envs.pdes import PDE
+from envs.pdes.base import require
 from pirf_ray import zoo
 from pirf_ray.cli.errors import run_command
 from pirf_ray.cli.flags import check_env, not_there, parse
@@ -165,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     not_there(arguments.out, "out", "results")
     check_env(arguments.env)
     info, base = checkpoints.load_denoiser(zoo.find(arguments.env, RESOLUTION))
+    require(info.pde(), "operators", "the study of hacking")
     ways = configs(arguments)
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True)

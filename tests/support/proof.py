@@ -6,6 +6,7 @@ Both print a table. Run directories in OUT are kept, and a run that is there alr
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,7 @@ if __name__ == "__main__":
         gaussian()
     elif sys.argv[1:2] == ["poisson"] and len(sys.argv) == 3:
         sys.path.insert(0, sys.argv[2])
+        os.environ |= {"PIRF_RAY_PDES": "observed", "PYTHONPATH": sys.argv[2]}  # nothing is imported that a user does not name
         poisson(Path(sys.argv[2]))
     else:
         sys.exit(__doc__)
