@@ -29,7 +29,7 @@ from pirf_ray.learning.regularizers import REGULARIZERS
 from pirf_ray.learning.rollouts import MAKERS
 from pirf_ray.learning.updates import TermMetrics, UpdateMetrics
 from pirf_ray.methods import METHODS, Recipe
-from pirf_ray.metrics import results
+from pirf_ray.metrics import METRICS, results
 from pirf_ray.metrics.drift import Drift, DriftLimits
 from pirf_ray.steering import FINISHERS, STEERERS
 from pirf_ray.training.guard import GuardMetrics
@@ -240,6 +240,8 @@ def metrics() -> Iterator[str]:
         *_, group, number = f"/{name}".split("/")
         rows.append((f"`{name}`", known.get(f"{group}/{number}") or known[number]))
     yield table(("name", "meaning"), rows)
+    yield "Metrics by name, for `evaluate --metrics NAME` (`train --list metric`); your own: `module:name`:\n"
+    yield table(("name", "meaning"), [(f"`{name}`", found.line) for name, found in METRICS.items()])  # type: ignore[attr-defined]
     yield "## Updates: `metrics.jsonl`, `on_record`\n"
     for cls in (UpdateRecord, UpdateMetrics, TermMetrics, RolloutMetrics, Timing, GuardMetrics, Drift, DriftLimits):
         yield f"`{cls.__name__}`: {docstring(cls)}\n\n{attributes_table('attribute', cls)}"

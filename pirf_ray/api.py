@@ -7,6 +7,7 @@
 >>> tuned.evaluate(samples=64, real=256).result["tuned"].residuals["consistent"].mean  # doctest: +SKIP
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pirf_ray.diffusion.sampling import SamplerSettings
 from pirf_ray.evaluation.models import GENERATE_STREAM, Evaluation, evaluate_model
 from pirf_ray.learning.objectives import register as register_objective
 from pirf_ray.methods import register as register_method
+from pirf_ray.metrics import find_metrics
 from pirf_ray.training.finetuning import OnRecord, local_tuning
 from pirf_ray.training.models import load_model, tuned_model
 from pirf_ray.training.presets import small
@@ -49,9 +51,23 @@ class Model(handle.Model):
         """Return samples (num_samples, c, h, w), physical units, float32. Sample i depends on seed and i alone."""
         return self.sample(range(num_samples), seed=seed, stream=GENERATE_STREAM)[handle.TUNED]
 
-    def evaluate(self, *, samples: int = 256, real: int = 1024, seed: int = 0) -> Evaluation:
-        """Measure base and tuned model against held-out solver data."""
-        return evaluate_model(self, samples=samples, real=real, seed=seed)
+    def evaluate(
+        self,
+        *,
+        samples: int = 256,
+        real: int = 1024,
+        seed: int = 0,
+        data: Path | None = None,
+        metrics: Sequence[str] = (),
+        reward: Reward | None = None,
+    ) -> Evaluation:
+        """Measure base and tuned model against held-out real data.
+
+        ``data``: file of these data, which a PDE without a solver needs. ``metrics``: names of further metrics. ``reward``: a reward
+        whose mean over each set is the metric ``reward``.
+        """
+        found = find_metrics(metrics)
+        return evaluate_model(self, samples=samples, real=real, seed=seed, data=data, metrics=found, reward=reward)
 
 
 def _public(model: handle.Model) -> Model:

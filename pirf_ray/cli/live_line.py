@@ -1,5 +1,6 @@
 """One live line about a run, read from its journal, so that it needs nothing from the learner."""
 
+import math
 import time
 from types import TracebackType
 
@@ -67,7 +68,8 @@ class LiveLine:
         if self.latest is None:
             return f"starting Ray, rollouts and learner ... {time.monotonic() - self.started:.0f} s"
         record = self.latest
-        over_floor = next((t.over_floor for t in record.metrics.terms.values() if t.over_floor is not None), None)
+        over_floors = (term.over_floor for term in record.metrics.terms.values())
+        over_floor = next((over for over in over_floors if over is not None and math.isfinite(over)), None)
         parts = [f"update {record.update}/{self.total}"]
         parts.append(f"reward {record.metrics.reward:.4g}" if over_floor is None else f"residual/floor {over_floor:.3g}")
         if self.guarded and self.guarded.guard:

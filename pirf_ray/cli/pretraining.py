@@ -18,7 +18,6 @@ from envs.data import datasets
 from envs.data.datasets import FieldFile
 from envs.pdes import PDE, make_pde
 from envs.pdes.base import require
-from envs.pdes.base import require as require_part
 from pirf_ray.cli.data_files import solved_count
 from pirf_ray.cli.devices import available, best_device
 from pirf_ray.cli.flags import flag_value, named_env, parse, use_address
@@ -117,7 +116,7 @@ def _check_data(arguments: PretrainArguments) -> None:
     """Check that training data that are not given can be solved."""
     if arguments.data is None:
         pde = arguments.pde()
-        require_part(pde, "solve", "training without a file of fields", "give the file: --data FILE")
+        require(pde, "solve", "pretraining without --data", "give training fields: --data FILE")
         solved_count(pde, TRAIN_STREAM, arguments.training_samples, "--training-samples", arguments.training_samples)
 
 
@@ -201,7 +200,6 @@ def _training_data(arguments: PretrainArguments, pde: PDE) -> FieldFile:
     """Return the user's file, or OUT/data.h5, solved if it is not there yet."""
     path = arguments.data or arguments.out / "data.h5"
     if arguments.data is None and not path.exists():
-        require(pde, "solve", "pretraining without --data", "give training fields: --data FILE")
         datasets.write(
             path, pde, num_samples=arguments.training_samples, seed=0, stream=TRAIN_STREAM, progress=progress_bar("solving")
         )

@@ -210,7 +210,8 @@ class Learner:
 
     def _term(self, name: str, violation: torch.Tensor) -> TermMetrics:
         mean, is_residual = violation.mean().item(), name in self.pde.operators
-        over = mean / max(self.floors[name], 1e-300) if is_residual and name in self.floors else None
+        floor = self.floors.get(name, 0.0)  # 0: a PDE without a solver has no floor
+        over = mean / floor if is_residual and floor else None
         return TermMetrics(is_residual=is_residual, mean=mean, median=violation.median().item(), over_floor=over)
 
     def state(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from envs.common.registry import named_modules
 from envs.data.datasets import validate
 from envs.denoising import DenoisingProcess
 from envs.pdes import PDE
+from envs.pdes.base import require
 from envs.rewards import Reward, RewardSettings
 from envs.rewards.finding import COMMAND
 from pirf_ray import zoo
@@ -46,8 +47,17 @@ def check_parts(config: TrainConfig, pde: PDE, reward: Reward) -> None:
     check_groups(parts.objective, parts.credit, group=config.rollout.group, micro_batch=config.optimizer.micro_batch, names=names)
     _check_process(config, parts.objective, process)
     _check_regularizers(config, process)
+    _check_pde(config, pde)
     if reward.scope == "set":
         _check_sets(config, parts.objective)
+
+
+def _check_pde(config: TrainConfig, pde: PDE) -> None:
+    """Raise NotProvided if the guard or the corrections need a part that the PDE leaves out."""
+    if config.guard.guard != "off":
+        require(pde, "solve", "the guard", "give --guard off")
+    if config.correction.corrections:
+        require(pde, "operators", "corrections", "give --corrections 0")
 
 
 def _check_process(config: TrainConfig, objective: Objective, process: DenoisingProcess) -> None:
@@ -100,7 +110,9 @@ def check(config: TrainConfig, *, base: Path | None, data: Path | None) -> Path:
     except TypeError as error:  # an object that is not a reward
         raise ConfigError(f"--reward {config.reward}: {error}") from None
     check_parts(config, pde, reward)
-    if data is not None:
+    if data is None:
+        require(pde, "solve", "the final evaluation", "give held-out fields: --data FILE")
+    else:
         validate(data, pde)
     return path
 

@@ -199,7 +199,7 @@ class Guard:
         return GuardMetrics(
             residual=mean,
             residual_median=None if residual is None else residual.median().item(),
-            over_floor=None if mean is None or self.floor is None else mean / self.floor,
+            over_floor=None if mean is None or not self.floor else mean / self.floor,
             base_residual=self.base_residual,
             reward=None if self.reward is None else self.reward(physical).reward.mean().item(),
             drift=drift,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from envs.pdes import REGISTRY
 from pirf_ray.training.settings import TrainConfig
 
 CORRECTIONS = 20
@@ -12,11 +13,16 @@ WORKERS: dict[str, Any] = {"workers": 2, "worker_threads": 1}
 process (docs/results/kills_and_scaling.md)."""
 
 
+def _corrections(env: str, number: int) -> int:
+    """Return the number of corrections, 0 for a PDE without operators."""
+    return number if env not in REGISTRY or REGISTRY[env].default_operator else 0
+
+
 def smoke(env: str) -> TrainConfig:
     """Return settings for tests: seconds, on the small preset's base model."""
     return TrainConfig(env=env).with_settings(
         num_steps=5,
-        corrections=2,
+        corrections=_corrections(env, 2),
         truncation=2,
         updates=4,
         batch=8,
@@ -70,7 +76,8 @@ the default's reference already."""
 
 def small(env: str) -> TrainConfig:
     """Return settings for minutes on two cores: 32x32 fields, the shipped base model."""
-    return TrainConfig(env=env).with_settings(**{**WORKERS, "corrections": CORRECTIONS, **SMALL.get(env, {})})
+    corrections = _corrections(env, CORRECTIONS)
+    return TrainConfig(env=env).with_settings(**{**WORKERS, "corrections": corrections, **SMALL.get(env, {})})
 
 
 def paper(env: str) -> TrainConfig:

@@ -86,7 +86,7 @@ def test_fields_of_a_law_without_operators_are_imported(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("env", "flags", "message"),
     [
-        ("Heat-v0", [], "Heat-v0 has no solver (solve): training without a file of fields needs one; give the file: --data FILE"),
+        ("Heat-v0", [], "Heat-v0 has no solver (solve): pretraining without --data needs one; give training fields: --data FILE"),
         ("Clouds-v0", ["--training-samples", "41"], "--training-samples must be at most 40, the stored samples of Clouds-v0"),
     ],
 )

@@ -62,6 +62,12 @@ def test_another_reward_is_told_by_its_mean(run: RunDirectory) -> None:
     assert line(run, plain).startswith("update 1/6 | reward -1.5 | guard: reward -2 | amplitude 0.990")
 
 
+def test_a_residual_without_a_floor_is_not_told_over_it(run: RunDirectory) -> None:
+    """The floor of a PDE without a solver is 0."""
+    terms = {"laplace": replace(TERM, over_floor=float("inf"))}
+    assert line(run, replace(RECORD, metrics=replace(RECORD.metrics, terms=terms))).startswith("update 1/6 | reward -1.5 | guard")
+
+
 def test_without_a_residual_and_a_reward_the_guard_tells_the_drift(run: RunDirectory) -> None:
     """A PDE without operators, rewarded by its conditions."""
     bare = replace(RECORD, metrics=replace(RECORD.metrics, terms={}), guard=BARE)

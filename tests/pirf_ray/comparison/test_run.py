@@ -26,8 +26,14 @@ def test_a_plan_that_cannot_work_names_its_flag(field: str, value: float) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--methods", "wishful"], "--methods: unknown method 'wishful'; known: alignprop, base, base-corrected"),
-        (["--repeated", "wishful"], "--methods: unknown method 'wishful'; known: alignprop, base, base-corrected"),
+        (
+            ["--methods", "wishful"],
+            "--methods: unknown method 'wishful'; known: adjoint-matching, alignprop, base, base-corrected",
+        ),
+        (
+            ["--repeated", "wishful"],
+            "--methods: unknown method 'wishful'; known: adjoint-matching, alignprop, base, base-corrected",
+        ),
         (["--env", "Navier-v0"], "--env: unknown env 'Navier-v0'; known: Burgers-v0"),
         (["--preset", "huge"], "--preset: unknown preset 'huge'"),
         (["--num-steps", "1"], "--num-steps must be at least 2 each, got (1,)"),

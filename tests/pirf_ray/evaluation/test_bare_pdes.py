@@ -230,6 +230,15 @@ def test_more_samples_than_are_stored_are_refused_by_their_flags(cloudy: Case, c
     assert "Clouds-v0 has 10 stored test samples; --real and --samples need 11 together" in error
 
 
+def test_interpolation_shows_what_there_is(heat: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "frontier.json"
+    evaluate.main([*heat.flags, "--interpolate", "0:1:0.5", "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert "laplace" in printed and "re-solve" not in printed
+    assert "NaN" not in out.read_text() and out.with_suffix(".png").stat().st_size > 10_000
+    assert [point["alpha"] for point in json.loads(out.read_text())["points"]] == [0.0, 0.5, 1.0]
+
+
 def test_interpolation_needs_an_operator(cloudy: Case, capsys: pytest.CaptureFixture[str]) -> None:
     error = refuse(evaluate.main, [*cloudy.flags, "--interpolate", "0:1:0.5"], capsys)
     assert "Clouds-v0 has no residual operator (operators): --interpolate, which compares residuals, needs one" in error

@@ -90,3 +90,22 @@ def test_report_names_missing_sets(
     with pytest.raises(ValueError, match=r"missing or empty: \['tuned'\]"):
         draw_report(tmp_path / "r.png", pde=pde, history=[], result=result, samples=few)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_another_reward_has_a_panel_of_it(
+    tmp_path: Path, pde: PDE, result: EvaluationResult, samples: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the residual, which a PDE with operators has whatever the reward is."""
+    drawn = []
+    monkeypatch.setattr("pirf_ray.evaluation.report.save", lambda figure, path, dpi: drawn.append(figure))
+    guard = replace(guarded(0.2, 0.99, 1.01), reward=-2.0)
+    sets = {name: replace(metrics, named={"reward": -1.0}) for name, metrics in result.sets.items()}
+    history = [record(1, {}), record(2, {}, guard)]
+    draw_report(tmp_path / "r.png", pde=pde, history=history, result=replace(result, sets=sets), samples=samples)
+    draw_report(tmp_path / "r.png", pde=pde, history=history, result=result, samples=samples)
+    titles = [[axes.get_title() for axes in figure.subfigs[0].axes] for figure in drawn]
+    assert titles[0][:2] == ["Residual while training (consistent operator)", "Reward while training"]
+    assert titles[1][0] == titles[0][0] and "Reward while training" not in titles[1]
+    (panel,) = (axes for axes in drawn[0].subfigs[0].axes if axes.get_title() == "Reward while training")
+    assert {"training batch", "guard samples", "base", "real data"} <= set(panel.get_legend_handles_labels()[1])
+    assert "mean reward -1 → -1 (-1)" in drawn[0].get_suptitle()
