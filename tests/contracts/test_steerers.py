@@ -327,8 +327,8 @@ def reward_of(x: torch.Tensor) -> tuple[float, float]:
 def test_best_of_n_has_the_mean_of_the_largest_of_n_rewards(solver: str) -> None:
     """The largest of n = 8 of 8 x 512 plain rewards is expected at sum_i r_(i) [(i/M)^n - ((i-1)/M)^n], r_(i) sorted.
 
-    Both sides have about the same standard error, so four of them together are 4 sqrt(2) of one. The base law is 13 to 14
-    below, more than 20 standard errors of its own mean (0.6).
+    Both sides have about the same standard error, so four of them together are 4 sqrt(2) of one. The base law is 7 to 9 below,
+    more than 15 standard errors of its own mean (0.35).
     """
     process = problem().process() if solver == "stochastic" else DenoisingProcess(10, solver)
     plain = [gaussian_samples("best-of-n", BestOfNSettings(candidates=1), process, f"plain {i}") for i in range(8)]
@@ -337,11 +337,11 @@ def test_best_of_n_has_the_mean_of_the_largest_of_n_rewards(solver: str) -> None
     expected = (r * (place[1:] ** 8 - place[:-1] ** 8)).sum().item()
     mean, error = reward_of(gaussian_samples("best-of-n", BestOfNSettings(candidates=8), process))
     assert mean == pytest.approx(expected, abs=4 * 2**0.5 * error)
-    assert mean > r.mean().item() + 10
+    assert mean > r.mean().item() + 5
 
 
 def test_svdd_raises_the_reward_above_plain_samples() -> None:
-    """By 16 of the 17 that the base law is below 0, at 4 proposals; the standard error of the plain mean is 0.6."""
+    """By most of the 10 that the base law is below 0, at 4 proposals; the standard error of the plain mean is 0.35."""
     process = problem().process()
     plain, error = reward_of(gaussian_samples("best-of-n", BestOfNSettings(candidates=1), process))
     steered, _ = reward_of(gaussian_samples("svdd", SVDDSettings(proposals=4), process))

@@ -1,8 +1,8 @@
 """A problem whose exact answers are known: a Gaussian law in 64 dimensions and five noisy point observations.
 
 The law is the source law of Poisson (envs.numerics.random_fields) on an 8 x 8 grid, without its mean mode. It is scaled so that
-a cell has EDM's standard deviation 0.5 on average. The noise is 0.3. More noise leaves no task. With less noise the rewards of
-the base law spread so widely that a policy gradient needs long.
+a cell has EDM's standard deviation 0.5 on average. The noise is 0.4. More noise leaves no task. With less noise the rewards of
+the base law, whose standard deviation is 7.6 here, spread so widely that a policy gradient needs long.
 """
 
 import math

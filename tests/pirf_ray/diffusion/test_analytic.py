@@ -68,7 +68,8 @@ def test_affine_policy_has_its_formula() -> None:
     policy.load_state_dict({"A": A, "b": b})
     x, sd = seeding.normal(2, "test_analytic", [0], (2, 2, 3)), law.variance.mean().sqrt()
     for i, sigma in enumerate((2.0, 0.3)):
-        change = sd * (A[i] @ x.flatten() / (sigma**2 + sd**2).sqrt() + b[i])
+        c_in = (sigma**2 + sd**2) ** -0.5
+        change = sigma * sd * c_in * (A[i] @ x.flatten() * c_in / 12**0.5 + b[i])
         torch.testing.assert_close(policy(x, sigma), law.denoised(x, sigma) + change.reshape(x.shape))
 
 

@@ -157,7 +157,7 @@ def test_corrections_of_a_run_are_the_recipes_finisher() -> None:
 def test_methods_that_are_unknown_or_train_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="--method: unknown method 'wishful'; known: adjoint-matching, alignprop"):
         named("wishful")
-    with pytest.raises(ConfigError, match="--method cocogen: it trains nothing; methods that train: alignprop"):
+    with pytest.raises(ConfigError, match="--method cocogen: it trains nothing; methods that train: adjoint-matching, alignprop"):
         recipe_settings("cocogen")
 
 
