@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from envs.common.files import FileFormatError, locked, read_json, refuse_existing, staged_directory, write_json
 from envs.common.journals import Journal
+from envs.rewards import located
 from pirf_ray.diffusion import checkpoints
 from pirf_ray.diffusion.checkpoints import CheckpointError, ModelInfo
 from pirf_ray.diffusion.denoiser import Denoiser
@@ -97,6 +98,8 @@ class RunDirectory:
     def create(cls, root: Path, config: TrainConfig, base: Path) -> "RunDirectory":
         """Make the directory, copy the base model into it. DirectoryTakenError if it is not empty."""
         refuse_existing(root)
+        # a program is started where the user named it: workers and later commands run elsewhere
+        config = replace(config, reward_settings=located(config.reward_settings))
         run = cls(root, config)
         run.paths.checkpoints.mkdir(parents=True, exist_ok=True)
         with staged_directory(run.paths.base) as staging:

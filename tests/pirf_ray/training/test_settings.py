@@ -2,19 +2,23 @@
 
 import dataclasses
 import pickle
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from envs.common.checks import ConfigError
+from envs.rewards import CommandSettings
 from pirf_ray.diffusion.policy import PolicySettings
 from pirf_ray.learning.credit.group import GroupSettings
 from pirf_ray.learning.objectives import OBJECTIVES
 from pirf_ray.learning.objectives.policy_gradient import PolicyGradientSettings
 from pirf_ray.learning.parameters.low_rank import LowRankSettings
 from pirf_ray.training.presets import PRESETS
+from pirf_ray.training.runs import RunDirectory
 from pirf_ray.training.settings import TrainConfig, named_parts
-from tiny_models import tiny_config
+from tiny_models import start_run, tiny_config
 
 VARIED: dict[str, dict[str, Any]] = {
     "default": {},
@@ -125,3 +129,14 @@ def test_settings_cannot_be_changed_in_place() -> None:
     for group in (config, config.reward_settings, config.policy):
         with pytest.raises(dataclasses.FrozenInstanceError):
             group.anything = 1
+
+
+def test_a_program_of_a_run_starts_where_the_user_named_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and later commands run in other directories, and a path like ``./score.py`` means another file there."""
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(objective="policy-gradient", reward=f"command:{sys.executable} score.py")
+    run = start_run(tmp_path, config)
+    monkeypatch.chdir("/")
+    stored = RunDirectory.open(run.paths.root, given=None).config.reward_settings
+    assert isinstance(stored, CommandSettings)
+    assert Path(stored.reward_directory) == tmp_path
