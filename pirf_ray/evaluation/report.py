@@ -3,6 +3,7 @@
 What the PDE leaves out is left out here too.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ GUARD_PANELS = (
         bounds=lambda limits: (limits.guard_spectrum,),
     ),
 )
+HEADLINE_WIDTH = 150
+"""Letters of a line above the plots."""
 
 
 def draw_report(path: Path, *, pde: PDE, history: History, result: EvaluationResult, samples: Samples) -> None:
@@ -110,9 +113,8 @@ def _headline(pde: PDE, result: EvaluationResult, operator: str) -> str:
     base, tuned, data = (result[name] for name in SETS)
     known = {label: value for label, value in shown.items() if value(data) is not None}
     changes = [f"{label} {value(base):.3g} → {value(tuned):.3g} ({value(data):.2g})" for label, value in known.items()]
-    return f"{pde.env_id}, {pde.resolution} x {pde.resolution}:  {pde.equation}\nbase → tuned (real data):  " + ",  ".join(
-        changes
-    )
+    equation = f"{pde.env_id}, {pde.resolution} x {pde.resolution}:  {pde.equation}"
+    return equation + "\n" + textwrap.fill("base → tuned (real data):  " + ",  ".join(changes), HEADLINE_WIDTH)
 
 
 def _draw_training(part: SubFigure, history: History, result: EvaluationResult, operator: str) -> None:
@@ -129,7 +131,9 @@ def _draw_training(part: SubFigure, history: History, result: EvaluationResult, 
 
 
 def _draw_residual_history(axes: Axes, history: History, result: EvaluationResult, operator: str) -> None:
-    axes.set(title=f"Residual while training ({operator} operator)", xlabel="update", ylabel="mean square residual", yscale="log")
+    axes.set(
+        title=f"Residual while training\n({operator} operator)", xlabel="update", ylabel="mean square residual", yscale="log"
+    )
     for statistic, style in (("mean", {"alpha": 0.5, "lw": 1.2}), ("median", {"lw": 1.8})):
         updates, values = _column(history, _batch_residual(operator, statistic))
         axes.plot(updates, values, color=COLORS["tuned"], label=f"training batch, {statistic}", **style)  # type: ignore[arg-type]
@@ -173,7 +177,7 @@ def _batch_residual(operator: str, statistic: str) -> Number:
 
 
 def _draw_guard(axes: Axes, history: History, result: EvaluationResult, panel: GuardPanel) -> None:
-    axes.set_title(panel.title, fontsize=11)
+    axes.set_title(textwrap.fill(panel.title, 18), fontsize=11)
     axes.set(xlabel="update")
     updates, values = _column(history, lambda record: panel.value(record.guard.drift) if record.guard else None)
     if not len(updates):

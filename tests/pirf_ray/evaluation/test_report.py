@@ -104,7 +104,7 @@ def test_the_report_of_another_reward_has_a_panel_of_it(
     draw_report(tmp_path / "r.png", pde=pde, history=history, result=replace(result, sets=sets), samples=samples)
     draw_report(tmp_path / "r.png", pde=pde, history=history, result=result, samples=samples)
     titles = [[axes.get_title() for axes in figure.subfigs[0].axes] for figure in drawn]
-    assert titles[0][:2] == ["Residual while training (consistent operator)", "Reward while training"]
+    assert titles[0][:2] == ["Residual while training\n(consistent operator)", "Reward while training"]
     assert titles[1][0] == titles[0][0] and "Reward while training" not in titles[1]
     (panel,) = (axes for axes in drawn[0].subfigs[0].axes if axes.get_title() == "Reward while training")
     assert {"training batch", "guard samples", "base", "real data"} <= set(panel.get_legend_handles_labels()[1])
