@@ -34,7 +34,7 @@ def load_model(source: str | Path, *, resolution: int | None = None) -> LoadedMo
     if meta["kind"] == "base":
         policy = Policy(checkpoints.load_denoiser(path)[1])
         return LoadedModel(model=Model(info=info, policy=policy, sampler=SamplerSettings()), config=None)
-    run = RunDirectory.open(path.parent.parent, given=None)
+    run = RunDirectory.open(path.parent.parent, given=None, sampling=True)
     base_info, base = run.load_base()
     if fingerprint(base.identity()) != meta["reference"] or base_info != info:
         raise CheckpointError(f"{run.paths.base}: not the base model that {path} was tuned from")

@@ -23,7 +23,7 @@ from pirf_ray.diffusion.denoiser import Denoiser
 from pirf_ray.training.checks import check_named
 from pirf_ray.training.outcome import Outcome
 from pirf_ray.training.records import UpdateRecord
-from pirf_ray.training.settings import TrainConfig, named_parts
+from pirf_ray.training.settings import TrainConfig, for_sampling, named_parts
 
 KEPT_CHECKPOINTS = 2
 BEST = "best"
@@ -70,14 +70,15 @@ class RunPaths:
         return self.root / "report.png"
 
 
-def load_settings(path: Path, given: Iterable[str] | None = ()) -> TrainConfig:
+def load_settings(path: Path, given: Iterable[str] | None = (), *, sampling: bool = False) -> TrainConfig:
     """Return the settings of a run's config.json; CheckpointError if it is not one.
 
     ConfigError if it names code that the user did not name (``given``): a settings file decides about no import. ``given`` None:
-    a caller that starts no program, or that has checked the file before.
+    a caller that starts no program, or that has checked the file before. ``sampling``: only samples are made, so parts of the
+    training whose code the user did not name are left out.
     """
     try:
-        data = read_json(path)
+        data = for_sampling(read_json(path)) if sampling else read_json(path)
         check_named(named_parts(data), path, given)
         return TrainConfig.from_json(data)
     except FileFormatError as error:
@@ -109,9 +110,9 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, root: Path, given: Iterable[str] | None = ()) -> "RunDirectory":
+    def open(cls, root: Path, given: Iterable[str] | None = (), *, sampling: bool = False) -> "RunDirectory":
         """Return an existing run; CheckpointError if there is none. ``given``: names of parts that the user named."""
-        return cls(root, load_settings(RunPaths(root=root).config, given))
+        return cls(root, load_settings(RunPaths(root=root).config, given, sampling=sampling))
 
     def locked(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Lock the run; DirectoryTakenError if another process has it for longer than ``patience`` seconds."""

@@ -6,9 +6,11 @@ from typing import Any
 
 from envs.common.checks import not_negative, require
 from envs.common.parts import PartSettings, merged_settings, settings_of
+from envs.common.registry import named_modules
 from envs.denoising import DenoisingProcess
 from envs.pdes import PDE
 from envs.rewards import Reward, RewardSettings, find_reward, located, reward_settings
+from envs.rewards.finding import COMMAND
 from pirf_ray.diffusion.policy import PolicySettings
 from pirf_ray.diffusion.sampling import SamplerSettings
 from pirf_ray.learning.credit import CREDITS
@@ -230,6 +232,25 @@ def named_parts(data: Mapping[str, Any]) -> list[str]:
     settings = _without_groups(data)
     chosen = [settings.get(name, "") for name in ("env", *CHOICES)]
     return [str(name) for value in chosen for name in (value if isinstance(value, list | tuple) else [value])]
+
+
+def for_sampling(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of a config.json without parts of modules that the user did not name and that sampling does not need.
+
+    They trained the model. Its samples need the PDE, the sampler and the learning parameters only.
+    """
+    kept = dict(data)
+    for part in ("reward", "objective", "maker", "credit", "regularizers"):
+        names = kept.get(part, "")
+        modules = [str(name).rpartition(":")[0] for name in (names if isinstance(names, list | tuple) else [names])]
+        if any(module and f"{module}:" != COMMAND and module not in named_modules() for module in modules):
+            del kept[part]
+            kept.pop(f"{part}_settings", None)
+            if part == "objective":  # its own maker and credit have other settings than the default objective's
+                for own in ("maker", "credit"):
+                    kept.pop(own, None)
+                    kept.pop(f"{own}_settings", None)
+    return kept
 
 
 def _without_groups(data: Mapping[str, Any]) -> dict[str, Any]:

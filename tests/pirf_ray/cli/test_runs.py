@@ -146,4 +146,4 @@ def test_the_command_that_continues_names_own_parts_again(tmp_path: Path, monkey
         made = start_run(tmp_path / name, config)
         words = shlex.split(resume_command(made))
         assert words[:3] == ["python", "-m", "pirf_ray.train"]
-        assert open_run(parse_train(words[3:])).config == config
+        assert open_run(parse_train(words[3:])).config == made.config

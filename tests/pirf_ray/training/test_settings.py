@@ -1,6 +1,7 @@
 """Settings of a training: named parts with their settings, changes by name, JSON."""
 
 import dataclasses
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -140,3 +141,21 @@ def test_a_program_of_a_run_starts_where_the_user_named_it(tmp_path: Path, monke
     stored = RunDirectory.open(run.paths.root, given=None).config.reward_settings
     assert isinstance(stored, CommandSettings)
     assert Path(stored.reward_directory) == tmp_path
+
+
+def test_samples_of_a_run_need_no_code_that_trained_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the learning parameters' code is needed. A run that continues is refused without its objective's code."""
+    monkeypatch.setenv("PIRF_RAY_PDES", "")
+    run = start_run(tmp_path, tiny_config(objective="policy-gradient", kl=0.5))
+    data = json.loads(run.paths.config.read_text())
+    data["objective"] = "strange:objective"
+    data["objective_settings"] = {"strangeness": 1}
+    run.paths.config.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match="names code of the module 'strange'"):
+        RunDirectory.open(run.paths.root, given=None)
+    config = RunDirectory.open(run.paths.root, given=None, sampling=True).config
+    assert (config.objective, config.sampler, config.policy) == ("pathwise", run.config.sampler, run.config.policy)
+    data["parameters"] = "strange:parameters"
+    run.paths.config.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match="names code of the module 'strange'"):
+        RunDirectory.open(run.paths.root, given=None, sampling=True)
