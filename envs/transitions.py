@@ -98,14 +98,6 @@ def stochastic_mean(x: torch.Tensor, denoised: torch.Tensor, sigma: float, sigma
     return denoised + a * (x - denoised)
 
 
-def stochastic_step(
-    x: torch.Tensor, denoised: torch.Tensor, sigma: float, sigma_next: float, *, eta: float, law: GaussianLaw | None = None
-) -> StochasticStep:
-    """Return the law of the next state. ``law``: law of the fields, whose missing covariance is added."""
-    mean = stochastic_mean(x, denoised, sigma, sigma_next, eta=eta)
-    return StochasticStep(mean=mean, std=step_std(sigma, sigma_next, eta=eta, law=law), law=law)
-
-
 def step_std(sigma: float, sigma_next: float, *, eta: float, law: GaussianLaw | None = None) -> float | torch.Tensor:
     """Return the standard deviation of a stochastic step: a number, or (c, h, w) of each mode of the law."""
     c, a = step_coefficients(sigma, sigma_next, eta)

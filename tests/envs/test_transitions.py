@@ -9,7 +9,16 @@ import torch
 
 from envs.numerics.gaussian import GaussianLaw, cosine_basis
 from envs.schedules import karras_schedule
-from envs.transitions import euler_step, heun_step, multistep_step, slope, step_coefficients, stochastic_step
+from envs.transitions import (
+    StochasticStep,
+    euler_step,
+    heun_step,
+    multistep_step,
+    slope,
+    step_coefficients,
+    step_std,
+    stochastic_mean,
+)
 
 SIGMA_DATA = 0.5
 
@@ -17,6 +26,12 @@ SIGMA_DATA = 0.5
 def gaussian_denoiser(x, sigma):
     """Exact denoiser of data N(0, sd^2): the ODE's solution is x(s) = x(S) sqrt((s^2 + sd^2)/(S^2 + sd^2))."""
     return x * SIGMA_DATA**2 / (sigma**2 + SIGMA_DATA**2)
+
+
+def stochastic_step(x, denoised, sigma, sigma_next, *, eta, law=None):
+    """Law of the next state, as the process puts it together from its mean and its standard deviation."""
+    mean = stochastic_mean(x, denoised, sigma, sigma_next, eta=eta)
+    return StochasticStep(mean=mean, std=step_std(sigma, sigma_next, eta=eta, law=law), law=law)
 
 
 def integrate(x, sigmas, heun):

@@ -2,13 +2,15 @@
 
 ``gaussian``: the exact answer in 64 dimensions, in this process. ``poisson``: Poisson 32x32 with the log-likelihood of 31 noisy
 observations, through Ray actors; the reward is a black box in another process, but for adjoint matching, which needs its gradient.
-Both print a table. Run directories in OUT are kept, and a run that is there already is only measured again.
+Before them stand the competitors that need no training. Both print a table. Run directories in OUT are kept, and a run that is
+there already is only measured again.
 """
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,16 @@ from envs.observations import ObservationReward, PointObservations, simulate_obs
 from envs.pdes import make_pde
 from gaussian_problem import problem
 from gaussian_training import exact, settings, train
+from pirf_ray.diffusion.sampling import SamplerSettings
 from pirf_ray.metrics.cost import Meter
+from pirf_ray.metrics.distances import energy_distance_squared_unbiased
 from pirf_ray.metrics.exact import expected_reward
 from pirf_ray.metrics.exact_chains import propagate, riccati, riccati_without_future_kl
+from pirf_ray.metrics.statistics import amplitude_ratio
+from pirf_ray.steering.base import STEERERS, steer
+from pirf_ray.steering.best_of_n import BestOfNSettings
+from pirf_ray.steering.context import SteeringContext
+from pirf_ray.steering.svdd import SVDDSettings
 from pirf_ray.training.models import load_model
 from places import ROOT
 
@@ -101,6 +110,7 @@ def poisson(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = observations(folder).resolve()
     (folder / "observed.py").write_text(MODULE.format(file=str(file)))
+    trivial(ObservationReward(PointObservations.load(file)))
     for method, flags in POISSON.items():
         out = folder / method
         reward = (
@@ -114,15 +124,44 @@ def poisson(folder: Path) -> None:
 
 
 def measured(out: Path, reward: ObservationReward) -> str:
-    """Return a line about a run: rewards and amplitude of both models, and the seconds of its updates."""
+    """Return two lines about a run: the base model and the tuned model on the same noise, and the seconds of its updates."""
     model = load_model(out).model
     sets = model.sample(range(MEASURED), seed=77, stream="proof", groups=("base", "tuned"))
-    numbers = {name: reward(fields).reward for name, fields in sets.items()}
-    means = {name: f"{r.mean():.0f} +- {r.std() / len(r) ** 0.5:.0f}" for name, r in numbers.items()}
-    std = {name: [round(v, 4) for v in fields.std((0, 2, 3)).tolist()] for name, fields in sets.items()}
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     seconds = sum(r["timing/wait"] + r["timing/learn"] + r["timing/sync"] for r in records)
-    return f"{out.name:<18} | reward {means['base']} -> {means['tuned']} | std {std['base']} -> {std['tuned']} | {seconds:.0f} s"
+    lines = [line(f"{out.name}, {name}", fields, reward) for name, fields in sets.items()]
+    return "\n".join(lines) + f" | {seconds:.0f} s"
+
+
+def line(name: str, fields: torch.Tensor, reward: ObservationReward) -> str:
+    """Return the reward of fields (n, c, h, w), and beside it residual, unrewarded check, wall, amplitude and energy distance."""
+    pde = make_pde("Poisson-v0", 32)
+    real = pde.solve(0, "proof", range(1024)).float()
+    r = reward(fields).reward
+    residual, check = (pde.residual(fields.double(), op).mean() for op in (pde.default_operator, pde.unrewarded_operator))
+    wall = pde.conditions["wall"](fields.double()).mean()
+    amplitude = [round(v, 2) for v in amplitude_ratio(fields, real).tolist()]
+    distance = energy_distance_squared_unbiased(fields, real)
+    return (
+        f"{name:<24} | reward {r.mean():.0f} +- {r.std() / len(r) ** 0.5:.0f} | residual {residual:.2g} unrewarded {check:.2g} "
+        f"wall {wall:.2g} | amplitude {amplitude} | squared energy distance {distance:.3f}"
+    )
+
+
+def trivial(reward: ObservationReward) -> None:
+    """Print what needs no training: real data, a field of zeros, and search with the base model, by its own evaluations."""
+    base = load_model("Poisson-v0").model
+    real = base.pde.solve(0, "trivial", range(MEASURED)).float()
+    print(line("real data", real, reward))
+    print(line("a field of zeros", 0 * real, reward))
+    context = SteeringContext(policy=base.policy, reward=reward, normalizer=base.pde.normalizer)
+    searches = {
+        "best of 8, 96 NFE": (SamplerSettings(num_steps=12, solver="2m"), "best-of-n", BestOfNSettings(candidates=8)),
+        "SVDD, 73 NFE": (SamplerSettings(num_steps=10, solver="stochastic"), "svdd", SVDDSettings(proposals=8)),
+    }
+    for name, (sampler, steerer, own) in searches.items():
+        model = replace(base, sampler=sampler, own_sampler=steer(STEERERS.make(steerer, own, context)))
+        print(line(name, model.sample(range(64), seed=77, stream="proof")["tuned"], reward), flush=True)
 
 
 if __name__ == "__main__":
